@@ -1,0 +1,175 @@
+//! k3s's configuration as effective values.
+//!
+//! Owns parsing and merging of `config.yaml` and its drop-ins the way k3s does
+//! it (k3s: pkg/configfilearg/parser.go), and the list of keys whose values are
+//! secret. A secret value is replaced by its fingerprint while parsing, so that
+//! effective values can be shown, compared and stored. No I/O.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::wire::secret::fingerprint;
+
+/// Keys whose values must not be shown.
+pub const SECRET_KEYS: [&str; 9] = [
+    "token",
+    "agent-token",
+    "datastore-endpoint",
+    "etcd-s3-access-key",
+    "etcd-s3-secret-key",
+    "etcd-s3-session-token",
+    "vpn-auth",
+    "cluster-secret",
+    "agent-token-secret",
+];
+
+/// Effective values by key; every value is a list of texts, as k3s makes
+/// `--key=text` arguments of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Effective(pub BTreeMap<String, Vec<String>>);
+
+/// One configuration file as it is written: key (with its `+`, when it appends)
+/// to values. Secrets are fingerprints already.
+pub type Layer = BTreeMap<String, Vec<String>>;
+
+/// A configuration file that k3s would not read either.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ConfigParseError {
+    /// Not YAML.
+    #[error("not valid YAML: {0}")]
+    Yaml(String),
+    /// Not a mapping of keys to values.
+    #[error("not a mapping of keys to values")]
+    NotAMapping,
+}
+
+/// Reads one file. An empty file is an empty layer, as with k3s.
+///
+/// # Errors
+/// [`ConfigParseError`] when k3s would refuse the file.
+pub fn parse_layer(text: &str) -> Result<Layer, ConfigParseError> {
+    if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
+        return Ok(Layer::new());
+    }
+    let value: serde_json::Value =
+        serde_saphyr::from_str(text).map_err(|error| ConfigParseError::Yaml(error.to_string()))?;
+    let serde_json::Value::Object(map) = value else { return Err(ConfigParseError::NotAMapping) };
+    Ok(map.into_iter().map(|(key, value)| redacted(key, texts(&value))).collect())
+}
+
+impl Effective {
+    /// Reads one file and merges it over what is there already.
+    ///
+    /// # Errors
+    /// [`ConfigParseError`] when k3s would refuse the file.
+    pub fn merge(&mut self, text: &str) -> Result<(), ConfigParseError> {
+        self.apply(&parse_layer(text)?);
+        Ok(())
+    }
+
+    /// Merges one file: a key replaces the earlier value, `key+` appends to it.
+    pub fn apply(&mut self, layer: &Layer) {
+        for (key, values) in layer {
+            let (name, append) = match key.strip_suffix('+') {
+                Some(name) => (name, true),
+                None => (key.as_str(), false),
+            };
+            let slot = self.0.entry(name.to_owned()).or_default();
+            if !append {
+                slot.clear();
+            }
+            slot.extend(values.iter().cloned());
+        }
+    }
+
+    /// The values of `key`.
+    #[must_use]
+    pub fn all(&self, key: &str) -> &[String] {
+        self.0.get(key).map_or(&[], Vec::as_slice)
+    }
+
+    /// The only or first value of `key`.
+    #[must_use]
+    pub fn first(&self, key: &str) -> Option<&str> {
+        self.all(key).first().map(String::as_str)
+    }
+
+    /// Whether `key` is set to true.
+    #[must_use]
+    pub fn is_true(&self, key: &str) -> bool {
+        self.first(key) == Some("true")
+    }
+
+    /// Lines `key: value`, for people; secrets are fingerprints.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        self.0.iter().map(|(key, values)| shown_entry(key, values)).collect()
+    }
+}
+
+fn shown_entry(key: &str, values: &[String]) -> String {
+    match values {
+        [one] => format!("{key}: {one}\n"),
+        many => {
+            let lines: String = many.iter().map(|value| format!("  - {value}\n")).collect();
+            format!("{key}:\n{lines}")
+        }
+    }
+}
+
+fn redacted(key: String, values: Vec<String>) -> (String, Vec<String>) {
+    if !SECRET_KEYS.contains(&key.trim_end_matches('+')) {
+        return (key, values);
+    }
+    let values = values.into_iter().map(|value| fingerprint(value.as_bytes())).collect();
+    (key, values)
+}
+
+fn texts(value: &serde_json::Value) -> Vec<String> {
+    match value {
+        serde_json::Value::Array(items) => items.iter().map(text).collect(),
+        other => vec![text(other)],
+    }
+}
+
+fn text(value: &serde_json::Value) -> String {
+    match value {
+        serde_json::Value::String(text) => text.clone(),
+        serde_json::Value::Null => String::new(),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn later_files_replace_and_plus_appends() {
+        let mut config = Effective::default();
+        config.merge("disable:\n- a\n- b\nnode-name: x\n").unwrap();
+        config.merge("disable+: c\nnode-name: y\n").unwrap();
+        assert_eq!(config.all("disable"), ["a", "b", "c"]);
+        assert_eq!(config.first("node-name"), Some("y"));
+    }
+
+    #[test]
+    fn secrets_never_stay_in_effective_values() {
+        let mut config = Effective::default();
+        config.merge("etcd-s3-secret-key: canary\ntoken+: canary\n").unwrap();
+        assert!(!format!("{config:?}{}", config.shown()).contains("canary"));
+    }
+
+    #[test]
+    fn an_empty_file_changes_nothing_and_a_list_is_refused() {
+        let mut config = Effective::default();
+        config.merge("").unwrap();
+        config.merge("# only words\n\n").unwrap();
+        assert_eq!(config, Effective::default());
+        assert_eq!(config.merge("- a\n"), Err(ConfigParseError::NotAMapping));
+    }
+}

@@ -1,0 +1,178 @@
+//! containerd, k3s and our own files as they are now.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::Fact;
+use super::k3s_config::{Effective, Layer};
+
+/// What runs on the host, and what our files hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Runtime {
+    /// containerd.
+    pub containerd: Containerd,
+    /// k3s.
+    pub k3s: K3s,
+    /// Units by name: k3s, k3s-agent, containerd.
+    pub units: BTreeMap<String, Fact<Unit>>,
+    /// Files that we own or heed, by path. A path that was looked for and is
+    /// not there is absent from the map.
+    pub files: BTreeMap<String, FileFact>,
+    /// Symbolic links that we own, by path, with their target.
+    pub links: BTreeMap<String, String>,
+    /// Generations on disk.
+    pub generations: Generations,
+    /// The pinned identity, when there is one.
+    pub identity: Fact<Option<PinnedIdentity>>,
+    /// CNI files of others, by name order, with their network's name.
+    pub cni_files: Fact<Vec<String>>,
+}
+
+/// containerd as installed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Containerd {
+    /// Binary of the unit's `ExecStart`; the package's own, not our drop-in's flags.
+    pub binary: Fact<String>,
+    /// Version as numbers.
+    pub version: Fact<(u32, u32, u32)>,
+    /// Directories that exist of the known CNI plugin directories.
+    pub cni_bin_dirs: Fact<Vec<String>>,
+    /// Type of the file system below containerd's root.
+    pub root_fs: Fact<String>,
+    /// SHA-256 of our configuration when containerd last started with it, as
+    /// its gate recorded it in this boot.
+    #[serde(default)]
+    pub started_with: Fact<Option<String>>,
+}
+
+/// k3s as installed and as it last started.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct K3s {
+    /// Version of the binary that `/usr/local/bin/k3s` leads to.
+    pub version: Fact<Option<String>>,
+    /// Versions in our store, each with the SHA-256 that was verified.
+    pub store: BTreeMap<String, String>,
+    /// Effective values of `config.yaml` with all drop-ins, as on disk now.
+    pub effective: Fact<Effective>,
+    /// The operator's drop-ins, in the order in which k3s reads them.
+    pub drop_ins: Fact<Vec<Layer>>,
+    /// Effective values that the running k3s was started with.
+    pub started_with: Fact<Option<Effective>>,
+    /// Binary that the running k3s was started from.
+    #[serde(default)]
+    pub started_binary: Fact<Option<String>>,
+    /// Whether `server/db/etcd/member/wal` exists and holds something.
+    pub has_datastore: Fact<bool>,
+    /// First line of `server/db/etcd/name`.
+    pub etcd_member: Fact<Option<String>>,
+    /// Hash of `server/tls/server-ca.crt` by k3s's rule.
+    pub ca_hash: Fact<Option<String>>,
+}
+
+/// State of one unit, as systemd tells it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unit {
+    /// `loaded`, `not-found`, `masked`, …
+    pub load: String,
+    /// `active`, `activating`, `inactive`, `failed`, …
+    pub active: String,
+    /// `running`, `start-pre`, `auto-restart`, `dead`, …
+    pub sub: String,
+    /// `enabled`, `disabled`, `masked`, `static`; empty when there is no file.
+    pub file_state: String,
+    /// Main process, 0 when there is none.
+    pub main_pid: u32,
+    /// Restarts since it was loaded; unknown on systemd before 235.
+    pub restarts: Fact<u32>,
+    /// Whether files changed since systemd read them.
+    pub need_reload: bool,
+    /// Program of the first `ExecStart`.
+    pub exec: Option<String>,
+    /// Drop-ins in force, by path.
+    pub drop_ins: Vec<String>,
+    /// Seconds since boot (monotonic) when it entered its state, 0 when never.
+    pub since_monotonic_s: u64,
+}
+
+/// One file on disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileFact {
+    /// Permission bits, for example 0o600.
+    pub mode: u32,
+    /// Size in bytes.
+    pub size: u64,
+    /// SHA-256 of the content.
+    pub sha256: String,
+    /// The text, for files that cannot hold a secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+}
+
+/// Generation directories on disk.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Generations {
+    /// The one that `config.yaml` names, with the digest of its plan.
+    pub current: Option<GenerationFact>,
+    /// Highest number that exists; 0 when there is none.
+    pub highest: u64,
+}
+
+/// One generation directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GenerationFact {
+    /// Its number.
+    pub number: u64,
+    /// Digest of what was rendered into it.
+    pub digest: String,
+}
+
+/// Who this host is for good. Written in two steps, `assigned` then `joined`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PinnedIdentity {
+    /// Node id; absent for a host with a local assignment file.
+    pub node_id: Option<String>,
+    /// The machine room.
+    pub site: String,
+    /// Cluster name.
+    pub cluster: String,
+    /// Role, `server` or `agent`.
+    pub role: crate::role::Role,
+    /// Node name and hostname.
+    pub node_name: String,
+    /// Node IP.
+    pub node_ip: std::net::IpAddr,
+    /// Whether the hostname is ours to keep.
+    pub manage_hostname: bool,
+    /// Number of the datastore's life.
+    pub epoch: u64,
+    /// Epoch for which an initialisation was started on this host.
+    #[serde(default)]
+    pub init_started: Option<u64>,
+    /// Hardware facts by class at the time of pinning.
+    #[serde(default)]
+    pub fingerprint: Fingerprint,
+    /// Filled after the first READY.
+    #[serde(default)]
+    pub joined: Option<Joined>,
+}
+
+/// Hardware facts in classes, to tell the same machine from a copied disk.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fingerprint {
+    /// Board UUID and serials.
+    pub board: Vec<String>,
+    /// Permanent MACs.
+    pub nics: Vec<String>,
+    /// Disk serials.
+    pub disks: Vec<String>,
+}
+
+/// What is known once the host has been Ready in its cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Joined {
+    /// Hash of the cluster's CA.
+    pub ca_hash: Option<String>,
+    /// Full etcd member name; only the part before the last `-` is compared.
+    pub etcd_member: Option<String>,
+}

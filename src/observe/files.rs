@@ -1,0 +1,142 @@
+//! Files and links that we own or heed.
+//!
+//! Owns the list of them and what of each may be shown. A file that can hold a
+//! secret is told by mode, size and digest; in texts that people write, lines
+//! that may hold one are hidden.
+
+use std::collections::BTreeMap;
+
+use crate::facts::k3s_config::Effective;
+use crate::facts::runtime::FileFact;
+use crate::paths::{
+    CNI_DIR, CNI_LOOPBACK, CONTAINERD_CERTS, CONTAINERD_CONFIG, CONTAINERD_DROP_IN, DROP_IN, GENERATIONS, HOSTNAME,
+    HOSTS, K3S_AGENT_UNIT, K3S_CONFIG, K3S_CONFIG_DIR, K3S_LINK, K3S_UNIT, MODULES, SYSCTL,
+};
+use crate::sys::Root;
+use crate::wire::secret::sha256_hex;
+
+/// What takes the place of a line that may hold a secret.
+pub const HIDDEN_LINE: &str = "(hidden: may hold a secret)";
+const SECRET_WORDS: [&str; 8] =
+    ["token", "secret", "passw", "auth", "credential", "access-key", "datastore-endpoint", "private"];
+const ENVIRONMENT_FILES: [&str; 6] = [
+    "/etc/default/k3s",
+    "/etc/default/k3s-agent",
+    "/etc/sysconfig/k3s",
+    "/etc/sysconfig/k3s-agent",
+    "/etc/systemd/system/k3s.service.env",
+    "/etc/systemd/system/k3s-agent.service.env",
+];
+const WANTS: &str = "/etc/systemd/system/multi-user.target.wants";
+
+/// How much of a file may be shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Show {
+    /// Everything.
+    Text,
+    /// Everything but lines that may hold a secret.
+    Guarded,
+    /// Effective values of a k3s configuration.
+    K3sConfig,
+    /// Nothing of the content.
+    Digest,
+}
+
+/// Files that we own or heed, by path. An entry with an empty digest is there
+/// but could not be read. `generation` is the one that `config.yaml` names.
+#[must_use]
+pub fn observe(root: &Root, generation: Option<u64>) -> BTreeMap<String, FileFact> {
+    let mut paths = fixed();
+    paths.extend(below(root, CNI_DIR).into_iter().map(|path| (path, Show::Digest)));
+    paths.extend(below(root, K3S_CONFIG_DIR).into_iter().map(|path| (path, Show::Digest)));
+    let registries = below(root, CONTAINERD_CERTS).into_iter();
+    paths.extend(registries.map(|registry| (format!("{registry}/hosts.toml"), Show::Guarded)));
+    if let Some(number) = generation {
+        paths.extend(below(root, &format!("{GENERATIONS}/{number}")).into_iter().map(|path| (path, Show::Digest)));
+    }
+    paths.push((CNI_LOOPBACK.to_owned(), Show::Text));
+    paths.into_iter().filter_map(|(path, show)| Some((path.clone(), file(root, &path, show)?))).collect()
+}
+
+/// Symbolic links that we own, by path, with their target.
+#[must_use]
+pub fn links(root: &Root) -> BTreeMap<String, String> {
+    let tools = ["kubectl", "crictl", "ctr"].map(|name| format!("/usr/local/bin/{name}"));
+    let wants = ["k3s", "k3s-agent", "containerd"].map(|unit| format!("{WANTS}/{unit}.service"));
+    let paths = tools.into_iter().chain(wants).chain([K3S_LINK.to_owned()]);
+    paths.filter_map(|path| Some((path.clone(), root.read_link(&path).ok()??))).collect()
+}
+
+fn fixed() -> Vec<(String, Show)> {
+    let open = [HOSTNAME, HOSTS, SYSCTL, MODULES].map(|path| (path.to_owned(), Show::Text));
+    let guarded = [K3S_UNIT, K3S_AGENT_UNIT, CONTAINERD_CONFIG, CONTAINERD_DROP_IN].map(str::to_owned);
+    let drop_ins = [K3S_UNIT, K3S_AGENT_UNIT].map(|unit| format!("{unit}.d/{DROP_IN}"));
+    let environment = ENVIRONMENT_FILES.map(|path| (path.to_owned(), Show::Digest));
+    let guarded = guarded.into_iter().chain(drop_ins).map(|path| (path, Show::Guarded));
+    let config = (K3S_CONFIG.to_owned(), Show::K3sConfig);
+    open.into_iter().chain(guarded).chain(environment).chain([config]).collect()
+}
+
+fn below(root: &Root, directory: &str) -> Vec<String> {
+    let names = root.list(directory).unwrap_or_default();
+    names.into_iter().map(|name| format!("{directory}/{name}")).collect()
+}
+
+fn file(root: &Root, path: &str, show: Show) -> Option<FileFact> {
+    if !root.exists(path) || root.path(path).is_dir() {
+        return None;
+    }
+    let stat = root.stat(path).ok().flatten();
+    let mode = stat.map_or(0, |stat| stat.mode);
+    match root.read(path) {
+        Ok(Some(bytes)) => Some(FileFact {
+            mode,
+            size: bytes.len() as u64,
+            sha256: sha256_hex(&bytes),
+            text: shown(&String::from_utf8(bytes).ok(), show),
+        }),
+        Ok(None) | Err(_) => {
+            Some(FileFact { mode, size: stat.map_or(0, |stat| stat.size), sha256: String::new(), text: None })
+        }
+    }
+}
+
+fn shown(text: &Option<String>, show: Show) -> Option<String> {
+    let text = text.as_ref()?;
+    match show {
+        Show::Text => Some(text.clone()),
+        Show::Guarded => Some(guarded(text)),
+        Show::K3sConfig => {
+            let mut config = Effective::default();
+            config.merge(text).ok().map(|()| config.shown())
+        }
+        Show::Digest => None,
+    }
+}
+
+fn guarded(text: &str) -> String {
+    text.split_inclusive('\n').map(guarded_line).collect()
+}
+
+fn guarded_line(line: &str) -> String {
+    let small = line.to_ascii_lowercase();
+    if !SECRET_WORDS.iter().any(|word| small.contains(word)) {
+        return line.to_owned();
+    }
+    let end = if line.ends_with('\n') { "\n" } else { "" };
+    format!("{HIDDEN_LINE}{end}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_that_may_hold_a_secret_are_hidden_and_others_are_the_same() {
+        let unit = "[Service]\nEnvironment=K3S_TOKEN=canary\nExecStart=/usr/local/bin/k3s server";
+        let shown = guarded(unit);
+        assert!(!shown.contains("canary"));
+        assert_eq!(shown.lines().count(), 3);
+        assert!(shown.ends_with("ExecStart=/usr/local/bin/k3s server"));
+    }
+}

@@ -1,0 +1,105 @@
+//! Every path that this program reads or writes, in one table.
+//!
+//! Owns names only; never opens anything. All are absolute as seen inside the
+//! root that `sys::Root` stands for.
+
+/// Configuration of the package, merged first.
+pub const PACKAGE_CONFIG_DIR: &str = "/usr/lib/edge-bootstrap/config.d";
+/// Configuration of the operator, merged second.
+pub const CONFIG: &str = "/etc/edge-bootstrap/config.toml";
+/// Drop-ins of the operator, merged last, in name order.
+pub const CONFIG_DIR: &str = "/etc/edge-bootstrap/config.d";
+
+/// State of the agent, mode 0700.
+pub const STATE_DIR: &str = "/var/lib/edge-bootstrap";
+/// Who this host is for good.
+pub const IDENTITY: &str = "/var/lib/edge-bootstrap/identity.json";
+/// Private key of the node, PKCS #8 PEM, mode 0600.
+pub const NODE_KEY: &str = "/var/lib/edge-bootstrap/node.key";
+/// Self-signed client certificate made from [`NODE_KEY`].
+pub const NODE_CERT: &str = "/var/lib/edge-bootstrap/node.crt";
+/// The newest valid assignment, as its signed envelope.
+pub const ASSIGNMENT: &str = "/var/lib/edge-bootstrap/assignment.json";
+/// What the agent did last and where it stands.
+pub const LEDGER: &str = "/var/lib/edge-bootstrap/ledger.json";
+/// One directory per generation, named by its number.
+pub const GENERATIONS: &str = "/var/lib/edge-bootstrap/generations";
+/// One directory per k3s version, holding the verified binary.
+pub const K3S_STORE: &str = "/var/lib/edge-bootstrap/k3s";
+/// Copies that a person may need again, server tokens among them.
+pub const BACKUP: &str = "/var/lib/edge-bootstrap/backup";
+/// Broken files are moved here; nothing is deleted.
+pub const QUARANTINE: &str = "/var/lib/edge-bootstrap/quarantine";
+/// What installed programs print as their version, by identity of the file.
+pub const VERSIONS: &str = "/var/lib/edge-bootstrap/versions.json";
+/// Reports that could not be sent yet.
+pub const OUTBOX: &str = "/var/lib/edge-bootstrap/outbox";
+
+/// Runtime state, mode 0755, gone at boot.
+pub const RUN_DIR: &str = "/run/edge-bootstrap";
+/// What `status` prints, for everybody to read.
+pub const STATUS: &str = "/run/edge-bootstrap/status.json";
+/// The same as Prometheus text.
+pub const METRICS: &str = "/run/edge-bootstrap/metrics.prom";
+/// Why k3s must not start yet; honoured only while its writer lives.
+pub const HOLD: &str = "/run/edge-bootstrap/hold.json";
+/// One pass at a time.
+pub const LOCK: &str = "/run/edge-bootstrap/lock";
+/// Set by `pause`: observe and report, change nothing. Survives a reboot.
+pub const PAUSE: &str = "/var/lib/edge-bootstrap/pause.json";
+/// How often the daemon was started in this boot.
+pub const STARTS: &str = "/run/edge-bootstrap/starts.json";
+
+/// k3s's configuration; its rename commits a generation.
+pub const K3S_CONFIG: &str = "/etc/rancher/k3s/config.yaml";
+/// Drop-ins of operators, read by k3s after [`K3S_CONFIG`].
+pub const K3S_CONFIG_DIR: &str = "/etc/rancher/k3s/config.yaml.d";
+/// k3s's data directory.
+pub const K3S_DATA: &str = "/var/lib/rancher/k3s";
+/// The link that the units start.
+pub const K3S_LINK: &str = "/usr/local/bin/k3s";
+/// Unit of a server.
+pub const K3S_UNIT: &str = "/etc/systemd/system/k3s.service";
+/// Unit of an agent.
+pub const K3S_AGENT_UNIT: &str = "/etc/systemd/system/k3s-agent.service";
+/// Name of the drop-in of ours beside a unit.
+pub const DROP_IN: &str = "10-edge-bootstrap.conf";
+
+/// Our complete containerd configuration, named by `--config`.
+pub const CONTAINERD_CONFIG: &str = "/etc/containerd/edge-bootstrap.toml";
+/// Registry hosts, one directory per registry.
+pub const CONTAINERD_CERTS: &str = "/etc/containerd/certs.d";
+/// Our drop-in for containerd's unit.
+pub const CONTAINERD_DROP_IN: &str =
+    "/etc/systemd/system/containerd.service.d/10-edge-bootstrap.conf";
+/// CNI configuration; the directory itself is never removed (containerd 2.1+ exits).
+pub const CNI_DIR: &str = "/etc/cni/net.d";
+/// The loopback network that makes the CRI report NetworkReady.
+pub const CNI_LOOPBACK: &str = "/etc/cni/net.d/99-edge-loopback.conflist";
+
+/// The static hostname.
+pub const HOSTNAME: &str = "/etc/hostname";
+/// Holds our managed block.
+pub const HOSTS: &str = "/etc/hosts";
+/// Kernel settings that a node needs.
+pub const SYSCTL: &str = "/etc/sysctl.d/90-edge-bootstrap.conf";
+/// Kernel modules that a node needs.
+pub const MODULES: &str = "/etc/modules-load.d/edge-bootstrap.conf";
+
+/// What the unit (`k3s`, `k3s-agent`) was started with last, written by the gate.
+#[must_use]
+pub fn started_with(unit: &str) -> String {
+    format!("{RUN_DIR}/started-{unit}.json")
+}
+
+/// Where our k3s store keeps one version's binary.
+#[must_use]
+pub fn k3s_binary(version: &str) -> String {
+    format!("{K3S_STORE}/{version}/k3s")
+}
+
+/// A file of generation `number`.
+#[must_use]
+pub fn generation_file(number: u64, name: &str) -> String {
+    format!("{GENERATIONS}/{number}/{name}")
+}

@@ -1,0 +1,338 @@
+//! k3s's `config.yaml` and the token files that it names.
+//!
+//! Owns how a node starts (form, join, member, agent) and every key that the
+//! plan writes. Secrets lie in side files of the generation, except S3 keys,
+//! for which k3s has no file form (k3s: pkg/cli/cmds/etcd_snapshot.go).
+
+use serde_json::json;
+
+use super::containerd::Decision;
+use super::item::{PlannedFile, PlannedGeneration, Sensitivity};
+use super::keys;
+use super::refusal::{Refusal, WaitingOn};
+use super::yaml::{self, Value};
+use super::{Inputs, pinned};
+use crate::facts::k3s_config::{Effective, SECRET_KEYS};
+use crate::paths;
+use crate::role::words::{ServerUrl, Sha256Hex, TokenText};
+use crate::role::{Duty, Role, Snapshots};
+use crate::wire::secret::{fingerprint, sha256_hex};
+
+/// First lines of the file; the first one names its owner.
+const HEADER: &str = "Written by edge-bootstrap; changes here are put back. Operators add files in config.yaml.d/.";
+/// Packaged components that need a cluster network, which these nodes lack.
+const DISABLED: [&str; 5] = ["coredns", "servicelb", "traefik", "local-storage", "metrics-server"];
+/// Name of the side file with a server's token.
+const SERVER_TOKEN: &str = "server-token";
+/// Name of the side file with the agents' token.
+const AGENT_TOKEN: &str = "agent-token";
+
+/// How k3s comes up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// Form the cluster: `cluster-init`, no `server`.
+    Init,
+    /// Join another server.
+    Join,
+    /// Start the member that is on disk.
+    Member,
+    /// Run as an agent.
+    Agent,
+}
+
+impl Start {
+    /// Decides from the datastore on disk and the assignment (k3s: pkg/cluster/managed.go).
+    pub(super) fn decide(inputs: Inputs<'_>, duty: &Duty) -> Result<Self, WaitingOn> {
+        if duty.role == Role::Agent {
+            return agent_start(duty);
+        }
+        match inputs.facts.runtime.k3s.has_datastore.known() {
+            Some(true) => Ok(Self::Member),
+            Some(false) => without_datastore(inputs, duty),
+            None => Err(Refusal::new(
+                "EB-datastore-unknown",
+                format!("{}/server/db/etcd cannot be read", paths::K3S_DATA),
+                "look at the disk that holds it; nothing starts before it is readable",
+            )
+            .into()),
+        }
+    }
+}
+
+fn agent_start(duty: &Duty) -> Result<Start, WaitingOn> {
+    if duty.cluster.ca_hash.is_none() {
+        return Err(WaitingOn::FirstServer);
+    }
+    if duty.cluster.servers.is_empty() {
+        return Err(WaitingOn::Server);
+    }
+    Ok(Start::Agent)
+}
+
+fn without_datastore(inputs: Inputs<'_>, duty: &Duty) -> Result<Start, WaitingOn> {
+    let cluster = &duty.cluster;
+    let was_member = pinned(inputs.facts)
+        .is_some_and(|identity| identity.epoch == cluster.epoch && identity.role == Role::Server && identity.joined.is_some());
+    match (&cluster.ca_hash, cluster.servers.is_empty()) {
+        (Some(_), false) => Ok(Start::Join),
+        (Some(_), true) if cluster.init => Err(datastore_missing().into()),
+        (Some(_), true) => Err(WaitingOn::Server),
+        (None, _) if !cluster.init => Err(WaitingOn::FirstServer),
+        (None, _) if was_member => Err(datastore_missing().into()),
+        (None, _) if inputs.confirmed => Ok(Start::Init),
+        (None, _) => Err(WaitingOn::InitLease),
+    }
+}
+
+fn datastore_missing() -> Refusal {
+    Refusal::new(
+        "EB-datastore-missing",
+        "this host was a member of etcd, and its datastore is gone; starting now would form a second, empty cluster",
+        "restore a snapshot, or raise the site's epoch at the central service",
+    )
+}
+
+/// A rendered configuration whose generation number is still open.
+#[derive(Debug, Clone)]
+pub(super) struct Rendered {
+    entries: Vec<(String, Value)>,
+    sides: Vec<Side>,
+    /// Effective values with the operator's drop-ins; paths of side files left out.
+    pub effective: Effective,
+}
+
+/// One side file and the key that names it.
+#[derive(Clone)]
+struct Side {
+    key: &'static str,
+    name: &'static str,
+    content: String,
+    reason: &'static str,
+}
+
+impl std::fmt::Debug for Side {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "Side({})", self.name)
+    }
+}
+
+pub(super) fn render(inputs: Inputs<'_>, duty: &Duty, start: Start, runtime: &Decision) -> Result<Rendered, WaitingOn> {
+    let mut entries = node_entries(duty, runtime, inputs);
+    match duty.role {
+        Role::Server => entries.extend(server_entries(duty, start)),
+        _ => entries.push(("server".to_owned(), Value::text(agent_server(inputs, duty)))),
+    }
+    add_free_keys(&mut entries, inputs, duty)?;
+    let sides = sides(duty);
+    let effective = effective(&entries, inputs);
+    Ok(Rendered { entries, sides, effective })
+}
+
+fn entry(key: &str, value: Value) -> (String, Value) {
+    (key.to_owned(), value)
+}
+
+fn node_entries(duty: &Duty, runtime: &Decision, inputs: Inputs<'_>) -> Vec<(String, Value)> {
+    let node = &duty.node;
+    let mut entries = vec![
+        entry("node-name", Value::text(node.name.as_str())),
+        entry("node-ip", Value::text(node.ip.to_string())),
+        entry("container-runtime-endpoint", Value::text("unix:///run/containerd/containerd.sock")),
+    ];
+    let labels: Vec<String> = node.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let taints: Vec<String> = node.taints.iter().map(ToString::to_string).collect();
+    for (key, list) in [("node-label", labels), ("node-taint", taints), ("kubelet-arg", runtime.kubelet_args(inputs, duty))] {
+        if !list.is_empty() {
+            entries.push(entry(key, Value::List(list)));
+        }
+    }
+    entries
+}
+
+fn server_entries(duty: &Duty, start: Start) -> Vec<(String, Value)> {
+    let cluster = &duty.cluster;
+    let mut entries = vec![
+        entry("cluster-cidr", Value::text(&cluster.cluster_cidr)),
+        entry("service-cidr", Value::text(&cluster.service_cidr)),
+        entry("flannel-backend", Value::text("none")),
+        entry("disable-kube-proxy", Value::yes()),
+        entry("disable-network-policy", Value::yes()),
+        entry("disable", Value::List(DISABLED.map(str::to_owned).into())),
+    ];
+    if !cluster.tls_san.is_empty() {
+        entries.push(entry("tls-san", Value::List(cluster.tls_san.iter().map(ToString::to_string).collect())));
+    }
+    if start == Start::Init {
+        entries.push(entry("cluster-init", Value::yes()));
+    } else if let Some(server) = cluster.servers.first() {
+        entries.push(entry("server", Value::text(server.as_str())));
+    }
+    entries.extend(duty.snapshots.iter().flat_map(snapshot_entries));
+    entries
+}
+
+fn snapshot_entries(snapshots: &Snapshots) -> Vec<(String, Value)> {
+    let mut entries = vec![
+        entry("etcd-snapshot-schedule-cron", Value::text(snapshots.schedule.as_str())),
+        entry("etcd-snapshot-retention", Value::Bare(snapshots.retention.to_string())),
+    ];
+    let Some(s3) = &snapshots.s3 else { return entries };
+    entries.push(entry("etcd-s3", Value::yes()));
+    let texts = [
+        ("etcd-s3-endpoint", Some(&s3.endpoint)),
+        ("etcd-s3-bucket", Some(&s3.bucket)),
+        ("etcd-s3-folder", s3.folder.as_ref()),
+        ("etcd-s3-region", s3.region.as_ref()),
+        ("etcd-s3-access-key", Some(&s3.access_key)),
+        ("etcd-s3-secret-key", Some(&s3.secret_key)),
+    ];
+    entries.extend(texts.into_iter().filter_map(|(key, text)| Some(entry(key, Value::text(text?.as_str())))));
+    entries
+}
+
+/// The server that an agent knows already stays, as long as it is named: a
+/// changed text makes k3s forget the other addresses that it learnt
+/// (k3s: pkg/agent/loadbalancer/config.go).
+fn agent_server(inputs: Inputs<'_>, duty: &Duty) -> String {
+    let servers = &duty.cluster.servers;
+    let now = inputs.facts.runtime.k3s.effective.known().and_then(|effective| effective.first("server"));
+    let kept = servers.iter().find(|server| Some(server.as_str()) == now);
+    kept.or(servers.first()).map(ServerUrl::to_string).unwrap_or_default()
+}
+
+fn add_free_keys(entries: &mut Vec<(String, Value)>, inputs: Inputs<'_>, duty: &Duty) -> Result<(), WaitingOn> {
+    for (key, value) in &duty.k3s.config {
+        let key = key.as_str();
+        allow(key, inputs, duty)?;
+        let value = Value::from_json(value).ok_or_else(|| bad_value(key))?;
+        match (entries.iter_mut().find(|(known, _)| known == key), value) {
+            (Some((_, Value::List(list))), Value::List(more)) => list.extend(more),
+            (Some(_), _) => return Err(owned_key(key).into()),
+            (None, value) => entries.push((key.to_owned(), value)),
+        }
+    }
+    Ok(())
+}
+
+fn allow(key: &str, inputs: Inputs<'_>, duty: &Duty) -> Result<(), WaitingOn> {
+    if duty.role == Role::Agent && keys::is_server_only(key) {
+        return Err(Refusal::new(
+            "EB-k3s-key",
+            format!("`k3s.config` sets {key}, which an agent does not know and would end at"),
+            "set it for servers only",
+        )
+        .into());
+    }
+    if keys::FREE.contains(&key) || inputs.local.allow_keys.iter().any(|allowed| allowed == key) {
+        return Ok(());
+    }
+    let next = match keys::nearest(key).filter(|near| *near != key) {
+        _ if keys::NEED_PERMISSION.contains(&key) => format!("allow it on this host with [trust] allow-keys = [\"{key}\"]"),
+        Some(near) => format!("did you mean {near}?"),
+        None => format!("remove it, or allow it on this host with [trust] allow-keys = [\"{key}\"]"),
+    };
+    Err(Refusal::new("EB-k3s-key", format!("`k3s.config` sets {key}, which is not allowed"), next).into())
+}
+
+fn owned_key(key: &str) -> Refusal {
+    Refusal::new("EB-k3s-key", format!("`k3s.config` sets {key}, which the plan itself decides"), "remove it there")
+}
+
+fn bad_value(key: &str) -> WaitingOn {
+    Refusal::new("EB-k3s-key", format!("`k3s.config` gives {key} a value that is no text, number, switch or list"), "correct it there")
+        .into()
+}
+
+fn sides(duty: &Duty) -> Vec<Side> {
+    let ca_hash = duty.cluster.ca_hash.as_ref();
+    let side = |key, name, reason, token: Option<&TokenText>, user| {
+        token.map(|token| Side { key, name, reason, content: full_token(ca_hash, user, token) })
+    };
+    let sides = match duty.role {
+        Role::Server => [
+            side("token-file", SERVER_TOKEN, "the servers' join token", duty.join.server.as_ref(), Some("server")),
+            side("agent-token-file", AGENT_TOKEN, "the agents' join token", duty.join.agent.as_ref(), None),
+        ],
+        _ => [
+            side("token-file", AGENT_TOKEN, "the agents' join token", duty.join.agent.as_ref(), Some("node")),
+            None,
+        ],
+    };
+    sides.into_iter().flatten().collect()
+}
+
+/// `K10<ca_hash>::<user>:<password>`, which pins the CA; bare while the CA is
+/// not known, as the first server needs it (k3s: pkg/clientaccess/token.go).
+fn full_token(ca_hash: Option<&Sha256Hex>, user: Option<&str>, password: &TokenText) -> String {
+    match (ca_hash, user) {
+        (Some(hash), Some(user)) => format!("K10{hash}::{user}:{password}\n"),
+        _ => format!("{password}\n"),
+    }
+}
+
+fn effective(entries: &[(String, Value)], inputs: Inputs<'_>) -> Effective {
+    let mut effective = Effective::default();
+    // What was rendered a line ago reads back; a failure would leave the values
+    // unknown, which the lint refuses.
+    let _ = effective.merge(&yaml::render("", entries));
+    for layer in inputs.facts.runtime.k3s.drop_ins.known().into_iter().flatten() {
+        effective.apply(layer);
+    }
+    effective
+}
+
+impl Rendered {
+    /// Names the content, whatever the number of its generation.
+    pub fn digest(&self) -> String {
+        let sides: Vec<_> = self.sides.iter().map(|side| (side.name, sha256_hex(side.content.as_bytes()))).collect();
+        sha256_hex(json!([yaml::render("", &self.entries), sides]).to_string().as_bytes())
+    }
+
+    /// Token files and the generation's own record.
+    pub fn side_files(&self, generation: &PlannedGeneration) -> Vec<PlannedFile> {
+        let path = |name: &str| paths::generation_file(generation.number, name);
+        let mut files: Vec<PlannedFile> = self
+            .sides
+            .iter()
+            .map(|side| PlannedFile::secret(path(side.name), side.content.clone(), side.reason))
+            .collect();
+        let manifest = json!({"schema": 1, "digest": generation.digest}).to_string() + "\n";
+        files.push(PlannedFile::secret(path("manifest.json"), manifest, "names what this generation holds"));
+        files
+    }
+
+    /// `config.yaml`, the commit point.
+    pub fn commit_file(&self, generation: &PlannedGeneration) -> PlannedFile {
+        let mut entries = self.entries.clone();
+        for side in &self.sides {
+            entries.push(entry(side.key, Value::text(paths::generation_file(generation.number, side.name))));
+        }
+        PlannedFile {
+            path: paths::K3S_CONFIG.to_owned(),
+            bytes: yaml::render(HEADER, &entries).into_bytes(),
+            mode: 0o600,
+            sensitivity: Sensitivity::Secret,
+            shown: Some(yaml::render(HEADER, &hide_secrets(entries))),
+            reason: "k3s's configuration; its rename commits the generation".to_owned(),
+        }
+    }
+
+    /// Every secret text in this configuration, for the lint.
+    pub fn secrets(&self) -> Vec<String> {
+        let from_entries = self.entries.iter().filter(|(key, _)| SECRET_KEYS.contains(&key.as_str()));
+        let texts = from_entries.filter_map(|(_, value)| match value {
+            Value::Text(text) => Some(text.clone()),
+            _ => None,
+        });
+        texts.chain(self.sides.iter().map(|side| side.content.trim_end().to_owned())).collect()
+    }
+}
+
+fn hide_secrets(mut entries: Vec<(String, Value)>) -> Vec<(String, Value)> {
+    for (key, value) in &mut entries {
+        if let (true, Value::Text(text)) = (SECRET_KEYS.contains(&key.as_str()), &mut *value) {
+            *text = fingerprint(text.as_bytes());
+        }
+    }
+    entries
+}

@@ -1,0 +1,161 @@
+//! What a plan would change on a host.
+//!
+//! Owns the comparison of plan and facts, for people (unified diffs) and as
+//! JSON. Shows no content of a secret file.
+
+use serde::Serialize;
+use similar::TextDiff;
+
+use super::item::{PlannedFile, PlannedUnit, Wanted};
+use super::{Plan, pinned};
+use crate::facts::HostFacts;
+use crate::facts::runtime::FileFact;
+
+/// Everything that a pass would touch.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Changes {
+    /// The identity would be pinned anew.
+    pub identity: bool,
+    /// The hostname would be set, from what it is now.
+    pub hostname: Option<String>,
+    /// Files to fetch.
+    pub artifacts: Vec<String>,
+    /// Files to write.
+    pub files: Vec<FileChange>,
+    /// Links to set.
+    pub links: Vec<String>,
+    /// Files to remove.
+    pub removals: Vec<String>,
+    /// Units to act on.
+    pub units: Vec<UnitChange>,
+    /// Restarts that are due and wait for the room's Lease.
+    pub pending: Vec<UnitChange>,
+}
+
+/// One file to write.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FileChange {
+    /// Path.
+    pub path: String,
+    /// `create`, `replace` or `mode`.
+    pub action: &'static str,
+    /// Unified diff, where the content may be shown.
+    pub diff: Option<String>,
+    /// Why it must be so.
+    pub reason: String,
+}
+
+/// One unit to act on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct UnitChange {
+    /// Unit name.
+    pub name: String,
+    /// `start`, `stop`, `restart`, `rerun`, `enable` or `disable`.
+    pub action: &'static str,
+    /// Why.
+    pub reason: String,
+}
+
+impl Changes {
+    /// Whether a pass would touch nothing. A pending restart is no change: it
+    /// is not this pass that will do it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let Self { identity, hostname, artifacts, files, links, removals, units, pending: _ } = self;
+        !identity
+            && hostname.is_none()
+            && artifacts.is_empty()
+            && files.is_empty()
+            && links.is_empty()
+            && removals.is_empty()
+            && units.is_empty()
+    }
+}
+
+/// Compares `plan` with the host as it is.
+#[must_use]
+pub fn changes(plan: &Plan, facts: &HostFacts) -> Changes {
+    let runtime = &facts.runtime;
+    Changes {
+        identity: plan.identity.is_some() && plan.identity.as_ref() != pinned(facts),
+        hostname: hostname_change(plan, facts),
+        artifacts: plan.artifacts.iter().map(|artifact| artifact.title.clone()).collect(),
+        files: plan.files.iter().filter_map(|file| file_change(file, runtime.files.get(&file.path))).collect(),
+        links: plan
+            .links
+            .iter()
+            .filter(|link| runtime.links.get(&link.path) != Some(&link.target))
+            .map(|link| format!("{} -> {}", link.path, link.target))
+            .collect(),
+        removals: plan.removals.iter().map(|removal| removal.path.clone()).collect(),
+        units: plan.units.iter().flat_map(|unit| unit_changes(unit, facts)).collect(),
+        pending: plan.units.iter().filter_map(pending).collect(),
+    }
+}
+
+fn hostname_change(plan: &Plan, facts: &HostFacts) -> Option<String> {
+    let wanted = &plan.hostname.as_ref()?.name;
+    let names = &facts.identity.hostname;
+    let kernel = names.kernel.known()?;
+    let fixed = names.static_name.known().and_then(Option::as_ref);
+    let right = kernel == wanted && fixed == Some(wanted);
+    (!right).then(|| format!("{kernel} -> {wanted}"))
+}
+
+fn file_change(planned: &PlannedFile, now: Option<&FileFact>) -> Option<FileChange> {
+    let action = match now {
+        None => "create",
+        Some(now) if now.sha256 != planned.sha256() => "replace",
+        Some(now) if now.mode != planned.mode => "mode",
+        Some(_) => return None,
+    };
+    let old = now.and_then(|now| now.text.clone()).unwrap_or_default();
+    let diff = planned.shown.as_ref().filter(|_| action != "mode").map(|new| unified(&planned.path, &old, new));
+    Some(FileChange { path: planned.path.clone(), action, diff, reason: planned.reason.clone() })
+}
+
+fn unified(path: &str, old: &str, new: &str) -> String {
+    TextDiff::from_lines(old, new).unified_diff().context_radius(2).header(path, path).to_string()
+}
+
+fn unit_changes(unit: &PlannedUnit, facts: &HostFacts) -> Vec<UnitChange> {
+    let Some(now) = facts.runtime.units.get(&unit.name).and_then(|fact| fact.known()) else {
+        return absent_unit(unit);
+    };
+    let up = matches!(now.active.as_str(), "active" | "activating" | "reloading");
+    let change = |action, reason: &str| UnitChange { name: unit.name.clone(), action, reason: reason.to_owned() };
+    let mut changes = Vec::new();
+    match unit.wanted {
+        Wanted::Rerun => changes.push(change("rerun", &unit.reason)),
+        Wanted::Running if !up => changes.push(change("start", &unit.reason)),
+        Wanted::Running => changes.extend(unit.restart.as_ref().map(|reason| change("restart", reason))),
+        Wanted::Stopped if up => changes.push(change("stop", &unit.reason)),
+        Wanted::Stopped => {}
+    }
+    let enabled = now.file_state == "enabled";
+    if unit.manage_boot && unit.wanted == Wanted::Running && !enabled {
+        changes.push(change("enable", "it must come back at every boot"));
+    }
+    if unit.manage_boot && unit.wanted == Wanted::Stopped && enabled {
+        changes.push(change("disable", &unit.reason));
+    }
+    changes
+}
+
+/// A unit that systemd does not know yet.
+fn absent_unit(unit: &PlannedUnit) -> Vec<UnitChange> {
+    let actions: &[&'static str] = match unit.wanted {
+        Wanted::Running => &["start", "enable"],
+        Wanted::Rerun => &["rerun"],
+        Wanted::Stopped => &[],
+    };
+    actions
+        .iter()
+        .map(|action| UnitChange { name: unit.name.clone(), action, reason: unit.reason.clone() })
+        .collect()
+}
+
+fn pending(unit: &PlannedUnit) -> Option<UnitChange> {
+    let reason = unit.restart_pending.clone()?;
+    Some(UnitChange { name: unit.name.clone(), action: "restart", reason })
+}

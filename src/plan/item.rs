@@ -1,0 +1,160 @@
+//! The items of a plan: files, links, removals, artifacts, units.
+//!
+//! Owns their shapes. An item holds everything that `apply` and `activate`
+//! need, down to bytes, mode and order, and the reason for people.
+
+use serde::Serialize;
+
+use crate::facts::k3s_config::Effective;
+use crate::role::words::{ArtifactUrl, Sha256Hex};
+use crate::wire::secret::sha256_hex;
+
+/// Who may see the content of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sensitivity {
+    /// Everybody; diffs show it.
+    Public,
+    /// Root only; diffs show a redacted form or nothing.
+    Secret,
+}
+
+/// One file that must hold exactly these bytes.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PlannedFile {
+    /// Absolute path below the root.
+    pub path: String,
+    /// The content.
+    pub bytes: Vec<u8>,
+    /// Permission bits.
+    pub mode: u32,
+    /// Who may see it.
+    pub sensitivity: Sensitivity,
+    /// What people are shown; `None` hides the content.
+    pub shown: Option<String>,
+    /// Why it must be so.
+    pub reason: String,
+}
+
+impl std::fmt::Debug for PlannedFile {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "PlannedFile({} {:o}, {} bytes)", self.path, self.mode, self.bytes.len())
+    }
+}
+
+impl PlannedFile {
+    /// A file that everybody may read.
+    pub fn public(path: impl Into<String>, text: impl Into<String>, reason: impl Into<String>) -> Self {
+        let text = text.into();
+        Self {
+            path: path.into(),
+            bytes: text.clone().into_bytes(),
+            mode: 0o644,
+            sensitivity: Sensitivity::Public,
+            shown: Some(text),
+            reason: reason.into(),
+        }
+    }
+
+    /// A file that only root may read and that no diff shows.
+    pub fn secret(path: impl Into<String>, bytes: impl Into<Vec<u8>>, reason: impl Into<String>) -> Self {
+        Self {
+            path: path.into(),
+            bytes: bytes.into(),
+            mode: 0o600,
+            sensitivity: Sensitivity::Secret,
+            shown: None,
+            reason: reason.into(),
+        }
+    }
+
+    /// SHA-256 of the content.
+    #[must_use]
+    pub fn sha256(&self) -> String {
+        sha256_hex(&self.bytes)
+    }
+}
+
+/// One symbolic link.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PlannedLink {
+    /// Absolute path below the root.
+    pub path: String,
+    /// What it leads to.
+    pub target: String,
+    /// Why it must be so.
+    pub reason: String,
+}
+
+/// One file of ours that must not be there any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PlannedRemoval {
+    /// Absolute path below the root.
+    pub path: String,
+    /// Why it goes.
+    pub reason: String,
+}
+
+/// A file by digest that must be in the store before the commit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PlannedArtifact {
+    /// What it is, for progress: `k3s v1.36.2+k3s1`.
+    pub title: String,
+    /// Where it belongs.
+    pub path: String,
+    /// Tried in order.
+    pub urls: Vec<ArtifactUrl>,
+    /// SHA-256 that decides.
+    pub sha256: Sha256Hex,
+}
+
+/// What a unit shall do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Wanted {
+    /// Up now and at every boot.
+    Running,
+    /// Down now and at every boot.
+    Stopped,
+    /// Run once more, because a file that it reads at its start changed.
+    Rerun,
+}
+
+/// One unit and what it shall do, in the order of the plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PlannedUnit {
+    /// Unit name.
+    pub name: String,
+    /// The wish.
+    pub wanted: Wanted,
+    /// Whether its boot link is ours to keep.
+    pub manage_boot: bool,
+    /// Why a running one must be restarted now; `None` leaves it running.
+    pub restart: Option<String>,
+    /// Why a restart that is due must wait for the room's Lease.
+    pub restart_pending: Option<String>,
+    /// Why it shall be so.
+    pub reason: String,
+}
+
+/// The hostname that the host must have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PlannedHostname {
+    /// Kernel and static name.
+    pub name: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// What is written into a generation's directory beside its files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PlannedGeneration {
+    /// Number of its directory.
+    pub number: u64,
+    /// Names everything that was rendered, whatever the number.
+    pub digest: String,
+    /// Whether the directory is there already.
+    pub exists: bool,
+    /// Effective values that k3s will see.
+    pub effective: Effective,
+}

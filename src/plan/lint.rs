@@ -1,0 +1,175 @@
+//! A second opinion on any plan.
+//!
+//! Owns [`CheckedPlan`], the only thing that `apply` takes. Every invariant
+//! that can be seen in a plan is checked here again, by the rules that the gate
+//! uses, so that a mistake of the planner is found before it reaches a disk.
+
+use super::item::{PlannedFile, Wanted};
+use super::refusal::Refusal;
+use super::{Inputs, Plan, keys, rules, units};
+use crate::facts::k3s_config::Effective;
+use crate::paths;
+use crate::role::Role;
+
+/// A plan that keeps every invariant.
+#[derive(Debug, Clone)]
+pub struct CheckedPlan(Plan);
+
+impl CheckedPlan {
+    /// The plan.
+    #[must_use]
+    pub fn plan(&self) -> &Plan {
+        &self.0
+    }
+}
+
+/// Directories below which a plan may write.
+const PLACES: [&str; 10] = [
+    "/var/lib/edge-bootstrap/", "/etc/rancher/k3s/", "/etc/systemd/system/", "/etc/containerd/", "/etc/cni/net.d/",
+    "/etc/hostname", "/etc/hosts", "/etc/sysctl.d/90-edge-bootstrap.conf", "/etc/modules-load.d/edge-bootstrap.conf",
+    "/usr/local/bin/",
+];
+
+/// Checks `plan` against the invariants.
+///
+/// # Errors
+/// Every broken invariant at once.
+pub fn check(plan: Plan, inputs: Inputs<'_>) -> Result<CheckedPlan, Vec<Refusal>> {
+    let mut broken = places(&plan);
+    broken.extend(secrets(&plan, inputs));
+    broken.extend(one_role(&plan));
+    broken.extend(commit_last(&plan));
+    broken.extend(configuration(&plan, inputs));
+    if broken.is_empty() { Ok(CheckedPlan(plan)) } else { Err(broken) }
+}
+
+fn places(plan: &Plan) -> Vec<Refusal> {
+    let files = plan.files.iter().map(|file| file.path.as_str());
+    let links = plan.links.iter().map(|link| link.path.as_str());
+    let removals = plan.removals.iter().map(|removal| removal.path.as_str());
+    files.chain(links).chain(removals).filter(|path| !is_ours(path)).map(outside).collect()
+}
+
+fn is_ours(path: &str) -> bool {
+    let inside = PLACES.iter().any(|place| path == *place || (place.ends_with('/') && path.starts_with(place)));
+    inside && !path.split('/').any(|part| part == ".." || part == ".") && !path.contains(['\0', '\n'])
+}
+
+fn outside(path: &str) -> Refusal {
+    Refusal::new("EB-lint-place", format!("the plan writes {path:?}, which is no place of ours"), REPORT)
+}
+
+const REPORT: &str = "this is a fault of edge-bootstrap: nothing was changed, report it";
+
+/// No secret in a file that others can read, and none in what people see (invariant 9).
+fn secrets(plan: &Plan, inputs: Inputs<'_>) -> Vec<Refusal> {
+    let secrets = known_secrets(inputs);
+    let leaks = |text: &[u8]| secrets.iter().any(|secret| contains(text, secret.as_bytes()));
+    plan.files
+        .iter()
+        .filter(|file| {
+            let open = file.mode & 0o077 != 0 && leaks(&file.bytes);
+            open || file.shown.as_ref().is_some_and(|shown| leaks(shown.as_bytes()))
+        })
+        .map(|file| Refusal::new("EB-lint-secret", format!("a secret would be readable in {}", file.path), REPORT))
+        .collect()
+}
+
+fn known_secrets(inputs: Inputs<'_>) -> Vec<String> {
+    let Some(duty) = &inputs.assignment.duty else { return Vec::new() };
+    let join = &duty.join;
+    let tokens = [&join.server, &join.agent, &join.previous_server].into_iter().flatten().map(ToString::to_string);
+    let s3 = duty.snapshots.iter().filter_map(|snapshots| snapshots.s3.as_ref());
+    let keys = s3.flat_map(|s3| [s3.access_key.to_string(), s3.secret_key.to_string()]);
+    // A very short one would be found by chance everywhere.
+    tokens.chain(keys).filter(|secret| secret.len() >= 6).collect()
+}
+
+fn contains(text: &[u8], needle: &[u8]) -> bool {
+    text.windows(needle.len()).any(|window| window == needle)
+}
+
+/// Never both units of k3s (invariant 4).
+fn one_role(plan: &Plan) -> Option<Refusal> {
+    let wanted = plan.units.iter().filter(|unit| unit.wanted == Wanted::Running && units::is_k3s(&unit.name));
+    (wanted.count() > 1).then(|| Refusal::new("EB-lint-role", "the plan runs k3s as server and agent", REPORT))
+}
+
+/// `config.yaml` comes last and names only files of its own generation.
+fn commit_last(plan: &Plan) -> Option<Refusal> {
+    let commits: Vec<usize> =
+        plan.files.iter().enumerate().filter(|(_, file)| file.path == paths::K3S_CONFIG).map(|(at, _)| at).collect();
+    let fits = match (plan.generation.is_some(), commits.as_slice()) {
+        (true, [at]) => *at + 1 == plan.files.len() && !plan.files[*at].bytes.is_empty(),
+        (false, []) => true,
+        _ => false,
+    };
+    (!fits).then(|| Refusal::new("EB-lint-commit", "the commit point is not the last file of the plan", REPORT))
+}
+
+fn configuration(plan: &Plan, inputs: Inputs<'_>) -> Vec<Refusal> {
+    let (Some(identity), Some(generation)) = (&plan.identity, &plan.generation) else { return Vec::new() };
+    let effective = with_paths(&generation.effective, plan.files.last());
+    let rules = [
+        rules::config_fits(&effective, identity),
+        rules::token_is_named(&effective),
+        rules::keys_fit(&effective, identity.role),
+        init_is_rightful(&effective, inputs),
+    ];
+    rules.into_iter().flatten().chain(guarded(inputs)).chain(unreadable(inputs)).collect()
+}
+
+/// The effective values as k3s will read them, side files included.
+fn with_paths(effective: &Effective, commit: Option<&PlannedFile>) -> Effective {
+    let mut whole = Effective::default();
+    if let Some(text) = commit.and_then(|file| std::str::from_utf8(&file.bytes).ok()) {
+        // Text that does not read back leaves no name and no token: refused above.
+        let _ = whole.merge(text);
+    }
+    whole.0.extend(effective.0.clone());
+    whole
+}
+
+/// `cluster-init` only without a datastore, for a server, confirmed in this boot.
+fn init_is_rightful(effective: &Effective, inputs: Inputs<'_>) -> Option<Refusal> {
+    let rightful = inputs.assignment.role() == Role::Server
+        && inputs.confirmed
+        && inputs.facts.runtime.k3s.has_datastore.known() == Some(&false)
+        && effective.first("server").is_none();
+    (effective.is_true("cluster-init") && !rightful).then(|| {
+        Refusal::new("EB-lint-init", "the plan would initialise a cluster without the right to", REPORT)
+    })
+}
+
+/// Operators' drop-ins must not touch identity or membership.
+fn guarded(inputs: Inputs<'_>) -> Option<Refusal> {
+    let layers = inputs.facts.runtime.k3s.drop_ins.known()?;
+    let mut keys = layers.iter().flat_map(|layer| layer.keys()).map(|key| key.trim_end_matches('+'));
+    keys.find(|key| keys::GUARDED.contains(key)).map(|key| {
+        Refusal::new(
+            "EB-override",
+            format!("a file in {} sets {key}, which would break the identity or membership of this node", paths::K3S_CONFIG_DIR),
+            "remove that key there",
+        )
+    })
+}
+
+fn unreadable(inputs: Inputs<'_>) -> Option<Refusal> {
+    let reason = inputs.facts.runtime.k3s.drop_ins.reason()?;
+    (reason != "not observed").then(|| {
+        Refusal::new("EB-override", format!("{} cannot be read: {reason}", paths::K3S_CONFIG_DIR), "correct the file; k3s would end at it too")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_of_others_are_refused() {
+        for path in ["/etc/shadow", "/etc/rancher/k3s/../../shadow", "/etc/hostsx", "etc/hosts", "/var/lib/edge-bootstrap/a\nb"] {
+            assert!(!is_ours(path), "{path:?}");
+        }
+        assert!(is_ours("/etc/hosts") && is_ours("/etc/rancher/k3s/config.yaml"));
+    }
+}

@@ -1,0 +1,259 @@
+//! From facts, assignment and settings to the exact bytes and unit verbs.
+//!
+//! Owns every decision about content. A pure function: no I/O, no clock, no
+//! randomness; the same inputs give the same plan, so that what `plan` prints
+//! is what `apply` does. Nothing outside this module chooses by role.
+
+pub mod config;
+pub mod containerd;
+pub mod diff;
+pub mod hosts;
+pub mod item;
+pub mod keys;
+pub mod lint;
+pub mod node;
+pub mod refusal;
+pub mod restart;
+pub mod rules;
+pub mod units;
+pub mod yaml;
+
+use std::net::IpAddr;
+
+use serde_json::json;
+
+pub use item::{
+    PlannedArtifact, PlannedFile, PlannedGeneration, PlannedHostname, PlannedLink, PlannedRemoval, PlannedUnit,
+    Sensitivity, Wanted,
+};
+pub use lint::{CheckedPlan, check};
+pub use refusal::{Refusal, WaitingOn};
+
+use crate::facts::runtime::{Fingerprint, PinnedIdentity};
+use crate::facts::{Fact, HostFacts};
+use crate::paths;
+use crate::role::{Assignment, Duty, Role, Snapshotter};
+use crate::wire::secret::sha256_hex;
+
+/// What the host's own settings say to the plan.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Local {
+    /// Node IP that the settings name; the assignment must agree before the first start.
+    pub ip: Option<IpAddr>,
+    /// Whether the hostname is ours to keep.
+    pub manage_hostname: bool,
+    /// k3s keys that name paths or programs, allowed on this host.
+    pub allow_keys: Vec<String>,
+    /// Snapshotter that the settings ask for.
+    pub snapshotter: Option<Snapshotter>,
+}
+
+/// Everything that a plan depends on.
+#[derive(Debug, Clone, Copy)]
+pub struct Inputs<'a> {
+    /// The host as it is.
+    pub facts: &'a HostFacts,
+    /// What it shall be.
+    pub assignment: &'a Assignment,
+    /// What its own settings say.
+    pub local: &'a Local,
+    /// Whether the service (or a local file) confirmed the assignment in this
+    /// boot; only then may a cluster be initialised (invariant 4).
+    pub confirmed: bool,
+}
+
+/// The exact bytes, modes, links, units and order that make a host match its
+/// assignment.
+#[must_use = "a plan that nobody checks changes nothing"]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Plan {
+    /// Identity to pin before anything starts; `None` for role `none`.
+    pub identity: Option<PinnedIdentity>,
+    /// Generation directory; `None` for role `none`.
+    pub generation: Option<PlannedGeneration>,
+    /// Hostname to keep; `None` leaves it alone.
+    pub hostname: Option<PlannedHostname>,
+    /// Files by digest, fetched before anything is written.
+    pub artifacts: Vec<PlannedArtifact>,
+    /// Files in the order of writing; the commit point is the last one.
+    pub files: Vec<PlannedFile>,
+    /// Links, made after the files.
+    pub links: Vec<PlannedLink>,
+    /// Files of ours that go, after the links.
+    pub removals: Vec<PlannedRemoval>,
+    /// Units in order.
+    pub units: Vec<PlannedUnit>,
+    /// What a reader should know, and does not stop anything.
+    pub notes: Vec<String>,
+}
+
+/// A plan, or why there is none yet.
+///
+/// # Errors
+/// [`WaitingOn`] when something outside must happen first, or when the
+/// assignment cannot be followed without breaking an invariant.
+pub fn plan(inputs: Inputs<'_>) -> Result<Plan, WaitingOn> {
+    match &inputs.assignment.duty {
+        None => idle(inputs),
+        Some(duty) => node_plan(inputs, duty),
+    }
+}
+
+/// Role `none`: stay claimed, run nothing.
+fn idle(inputs: Inputs<'_>) -> Result<Plan, WaitingOn> {
+    let Some(identity) = pinned(inputs.facts) else { return Ok(Plan::default()) };
+    if identity.role == Role::Server && identity.joined.is_some() {
+        return Err(WaitingOn::Refused(refusal::leave_needs_a_person(identity)));
+    }
+    let units = [units::K3S, units::K3S_AGENT].map(|name| units::stopped(name, "the assignment gives this host no role"));
+    Ok(Plan { units: units.into(), ..Plan::default() })
+}
+
+fn node_plan(inputs: Inputs<'_>, duty: &Duty) -> Result<Plan, WaitingOn> {
+    rules::before_planning(inputs, duty)?;
+    let start = config::Start::decide(inputs, duty)?;
+    let runtime = containerd::decide(inputs, duty)?;
+    let artifact = node::k3s_binary(inputs, duty)?;
+    let rendered = config::render(inputs, duty, start, &runtime)?;
+    let mut files = node::files(inputs, duty);
+    files.extend(containerd::files(duty, &runtime));
+    files.extend(units::files(duty, &runtime));
+    let identity = identity(inputs, duty, start);
+    let generation = generation(inputs, &rendered, &files);
+    files.extend(rendered.side_files(&generation));
+    files.push(rendered.commit_file(&generation));
+    let units = restart::units(inputs, duty, &files, &generation, artifact.binary());
+    Ok(Plan {
+        hostname: hostname(inputs, duty),
+        artifacts: artifact.wanted().into_iter().collect(),
+        links: node::links(&artifact, inputs),
+        removals: units::removals(inputs, duty),
+        notes: notes(inputs, &runtime),
+        identity: Some(identity),
+        generation: Some(generation),
+        files,
+        units,
+    })
+}
+
+/// The pinned identity, when there is one.
+#[must_use]
+pub fn pinned(facts: &HostFacts) -> Option<&PinnedIdentity> {
+    facts.runtime.identity.known()?.as_ref()
+}
+
+fn hostname(inputs: Inputs<'_>, duty: &Duty) -> Option<PlannedHostname> {
+    inputs.local.manage_hostname.then(|| PlannedHostname {
+        name: duty.node.name.to_string(),
+        reason: "the pinned node name is the name (invariant 1)".to_owned(),
+    })
+}
+
+/// What is pinned: the step `assigned`. A `joined` part stays as it is.
+fn identity(inputs: Inputs<'_>, duty: &Duty, start: config::Start) -> PinnedIdentity {
+    let before = pinned(inputs.facts);
+    let same_epoch = before.filter(|before| before.epoch == duty.cluster.epoch);
+    PinnedIdentity {
+        node_id: inputs.assignment.node_id.as_ref().map(ToString::to_string),
+        site: inputs.assignment.site.to_string(),
+        cluster: duty.cluster.name.to_string(),
+        role: duty.role,
+        node_name: duty.node.name.to_string(),
+        node_ip: duty.node.ip,
+        manage_hostname: inputs.local.manage_hostname,
+        epoch: duty.cluster.epoch,
+        init_started: match start {
+            config::Start::Init => Some(duty.cluster.epoch),
+            _ => same_epoch.and_then(|before| before.init_started),
+        },
+        fingerprint: before.map_or_else(|| fingerprint(inputs.facts), |before| before.fingerprint.clone()),
+        joined: same_epoch.and_then(|before| before.joined.clone()),
+    }
+}
+
+/// Hardware facts in classes, sorted; what is unknown does not count.
+#[must_use]
+pub fn fingerprint(facts: &HostFacts) -> Fingerprint {
+    let board = &facts.identity.board;
+    let mut prints = Fingerprint {
+        board: known([&board.uuid, &board.product_serial, &board.board_serial, &board.chassis_serial]),
+        nics: facts
+            .network
+            .interfaces
+            .known()
+            .map(|nics| known(nics.iter().map(|nic| &nic.permanent_mac)))
+            .unwrap_or_default(),
+        disks: facts
+            .hardware
+            .disks
+            .known()
+            .map(|disks| known(disks.iter().map(|disk| &disk.serial)))
+            .unwrap_or_default(),
+    };
+    for class in [&mut prints.nics, &mut prints.disks] {
+        class.sort();
+        class.dedup();
+    }
+    prints
+}
+
+fn known<'a>(facts: impl IntoIterator<Item = &'a Fact<String>>) -> Vec<String> {
+    facts.into_iter().filter_map(|fact| fact.known().cloned()).collect()
+}
+
+/// A new number is taken only when something that it holds is different.
+fn generation(inputs: Inputs<'_>, rendered: &config::Rendered, files: &[PlannedFile]) -> PlannedGeneration {
+    let digest = digest(rendered, files);
+    let generations = &inputs.facts.runtime.generations;
+    let current = generations.current.as_ref().filter(|current| current.digest == digest);
+    PlannedGeneration {
+        number: current.map_or(generations.highest + 1, |current| current.number),
+        exists: current.is_some(),
+        effective: rendered.effective.clone(),
+        digest,
+    }
+}
+
+/// Names what a generation holds: k3s's configuration and containerd's.
+fn digest(rendered: &config::Rendered, files: &[PlannedFile]) -> String {
+    let containerd = files.iter().find(|file| file.path == paths::CONTAINERD_CONFIG).map(PlannedFile::sha256);
+    sha256_hex(json!({"k3s": rendered.digest(), "containerd": containerd}).to_string().as_bytes())
+}
+
+fn notes(inputs: Inputs<'_>, runtime: &containerd::Decision) -> Vec<String> {
+    let ignored = inputs.assignment.ignored.iter();
+    let mut notes: Vec<String> =
+        ignored.map(|field| format!("assignment field `{field}` is unknown to this version, ignoring")).collect();
+    notes.extend(runtime.notes.iter().cloned());
+    notes
+}
+
+/// A plan as `plan --json` shows it: no content of a secret file.
+#[must_use]
+pub fn to_json(plan: &Plan) -> serde_json::Value {
+    json!({
+        "schema": 1,
+        "identity": plan.identity,
+        "generation": plan.generation,
+        "hostname": plan.hostname.as_ref().map(|hostname| &hostname.name),
+        "artifacts": plan.artifacts,
+        "files": plan.files.iter().map(file_json).collect::<Vec<_>>(),
+        "links": plan.links,
+        "removals": plan.removals,
+        "units": plan.units,
+        "notes": plan.notes,
+    })
+}
+
+fn file_json(file: &PlannedFile) -> serde_json::Value {
+    json!({
+        "path": file.path,
+        "mode": format!("{:04o}", file.mode),
+        "size": file.bytes.len(),
+        "sha256": file.sha256(),
+        "sensitivity": file.sensitivity,
+        "content": file.shown,
+        "reason": file.reason,
+    })
+}
+

@@ -1,0 +1,155 @@
+//! What units do, and whether a running one must be restarted.
+//!
+//! Owns invariant 10: nothing restarts a running k3s unless an effective value
+//! that it reads changed, compared per key after parsing; keys that matter only
+//! at the next start never do. A server of a room with other servers does not
+//! restart here at all: the change waits.
+
+use super::item::{PlannedFile, PlannedGeneration, PlannedUnit, Wanted};
+use super::{Inputs, keys, units};
+use crate::facts::k3s_config::Effective;
+use crate::facts::runtime::Unit;
+use crate::paths;
+use crate::role::{Duty, Role};
+
+/// All units in the order in which they are brought into their state.
+pub(super) fn units(
+    inputs: Inputs<'_>,
+    duty: &Duty,
+    files: &[PlannedFile],
+    generation: &PlannedGeneration,
+    binary: Option<&str>,
+) -> Vec<PlannedUnit> {
+    let mut planned = reruns(inputs, files);
+    planned.push(units::other_stopped(duty));
+    planned.push(running(units::CONTAINERD, containerd_restart(inputs, files), "k3s needs its socket"));
+    let reason = k3s_restart(inputs, duty, &generation.effective, binary);
+    let mut k3s = running(units::of_role(duty.role), reason, "the role of this host");
+    if let (Some(reason), true) = (&k3s.restart, needs_lease(inputs, duty)) {
+        k3s.restart_pending = Some(reason.clone());
+        k3s.restart = None;
+    }
+    planned.push(k3s);
+    planned
+}
+
+fn running(name: &str, restart: Option<String>, reason: &str) -> PlannedUnit {
+    PlannedUnit {
+        name: name.to_owned(),
+        wanted: Wanted::Running,
+        manage_boot: true,
+        restart,
+        restart_pending: None,
+        reason: reason.to_owned(),
+    }
+}
+
+/// systemd's own appliers run again when their file changed.
+fn reruns(inputs: Inputs<'_>, files: &[PlannedFile]) -> Vec<PlannedUnit> {
+    [(units::MODULES, paths::MODULES), (units::SYSCTL, paths::SYSCTL)]
+        .into_iter()
+        .filter(|(_, path)| differs(inputs, files, path))
+        .map(|(name, path)| PlannedUnit {
+            name: name.to_owned(),
+            wanted: Wanted::Rerun,
+            manage_boot: false,
+            restart: None,
+            restart_pending: None,
+            reason: format!("{path} changed"),
+        })
+        .collect()
+}
+
+fn differs(inputs: Inputs<'_>, files: &[PlannedFile], path: &str) -> bool {
+    let planned = files.iter().find(|file| file.path == path);
+    let now = inputs.facts.runtime.files.get(path);
+    planned.is_some_and(|planned| now.is_none_or(|now| now.sha256 != planned.sha256()))
+}
+
+fn unit<'a>(inputs: Inputs<'a>, name: &str) -> Option<&'a Unit> {
+    inputs.facts.runtime.units.get(name)?.known()
+}
+
+fn is_up(unit: &Unit) -> bool {
+    unit.main_pid != 0 && matches!(unit.active.as_str(), "active" | "activating" | "reloading")
+}
+
+/// containerd's restart is safe for workloads (KillMode=process): it is done as
+/// soon as it runs on another configuration than the planned one.
+fn containerd_restart(inputs: Inputs<'_>, files: &[PlannedFile]) -> Option<String> {
+    unit(inputs, units::CONTAINERD).filter(|unit| is_up(unit))?;
+    let planned = files.iter().find(|file| file.path == paths::CONTAINERD_CONFIG)?.sha256();
+    match inputs.facts.runtime.containerd.started_with.known() {
+        Some(Some(started)) if *started == planned => None,
+        Some(Some(_)) => Some("its configuration changed".to_owned()),
+        Some(None) => Some("it runs without our configuration".to_owned()),
+        None => None,
+    }
+}
+
+fn k3s_restart(inputs: Inputs<'_>, duty: &Duty, planned: &Effective, binary: Option<&str>) -> Option<String> {
+    unit(inputs, units::of_role(duty.role)).filter(|unit| is_up(unit))?;
+    let k3s = &inputs.facts.runtime.k3s;
+    // Without a record of the start, what lies on disk is what it read.
+    let started = k3s.started_with.known().and_then(Option::as_ref).or(k3s.effective.known())?;
+    let changed = changed_keys(started, planned);
+    if !changed.is_empty() {
+        return Some(format!("changed: {}", changed.join(", ")));
+    }
+    let runs = k3s.started_binary.known().and_then(Option::as_deref)?;
+    let wanted = binary.filter(|binary| *binary != runs)?;
+    Some(format!("runs {runs}, wanted {wanted}"))
+}
+
+/// Keys whose effective value differs and matters to a running k3s.
+#[must_use]
+pub fn changed_keys(old: &Effective, new: &Effective) -> Vec<String> {
+    let all: std::collections::BTreeSet<&String> = old.0.keys().chain(new.0.keys()).collect();
+    all.into_iter()
+        .filter(|key| !keys::NEXT_START.contains(&key.as_str()))
+        .filter(|key| values(old, key) != values(new, key))
+        .cloned()
+        .collect()
+}
+
+/// `tls-san` is a set: its order does not matter.
+fn values(effective: &Effective, key: &str) -> Vec<String> {
+    let mut values = effective.all(key).to_vec();
+    if key == "tls-san" {
+        values.sort();
+    }
+    values
+}
+
+/// A server that is up in a room with other servers restarts only under the
+/// room's Lease; dead units and first starts are exempt.
+fn needs_lease(inputs: Inputs<'_>, duty: &Duty) -> bool {
+    let up = unit(inputs, units::K3S).is_some_and(|unit| unit.active == "active");
+    duty.role == Role::Server && up && !duty.cluster.servers.is_empty()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+mod tests {
+    use super::*;
+
+    fn effective(text: &str) -> Effective {
+        let mut effective = Effective::default();
+        effective.merge(text).unwrap();
+        effective
+    }
+
+    #[test]
+    fn only_values_that_a_running_k3s_reads_count() {
+        let old = effective("server: https://a:6443\ncluster-init: true\ntls-san: [a, b]\ndisable: [x]\n");
+        let new = effective("server: https://b:6443\ntls-san: [b, a]\ndisable: [x, y]\n");
+        assert_eq!(changed_keys(&old, &new), ["disable"]);
+    }
+
+    #[test]
+    fn the_same_values_in_another_form_are_equal() {
+        let old = effective("disable-kube-proxy: true\ndisable: [x]\n");
+        let new = effective("disable: x\ndisable-kube-proxy: 'true'\n");
+        assert!(changed_keys(&old, &new).is_empty());
+    }
+}

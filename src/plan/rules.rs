@@ -1,0 +1,230 @@
+//! The invariants as rules over plain values.
+//!
+//! Owns what gate, lint and plan all ask: does this configuration fit the
+//! pinned identity, may this unit run, do networks collide. Pure; each rule
+//! says what it saw and what to do.
+
+use std::net::IpAddr;
+
+use super::keys;
+use super::refusal::Refusal;
+use super::{Inputs, pinned, units};
+use crate::facts::HostFacts;
+use crate::facts::k3s_config::Effective;
+use crate::facts::network::Cidr;
+use crate::facts::runtime::PinnedIdentity;
+use crate::role::{Duty, Role};
+
+/// What must hold before anything is rendered.
+pub(super) fn before_planning(inputs: Inputs<'_>, duty: &Duty) -> Result<(), Refusal> {
+    let refusals = [
+        keeps_identity(inputs, duty),
+        local_ip_agrees(inputs, duty),
+        cidrs_are_free(inputs.facts, duty),
+    ];
+    refusals.into_iter().flatten().next().map_or(Ok(()), Err)
+}
+
+/// Once joined, name, IP, site, cluster and role stay (invariant 12).
+fn keeps_identity(inputs: Inputs<'_>, duty: &Duty) -> Option<Refusal> {
+    let pinned = pinned(inputs.facts).filter(|pinned| pinned.joined.is_some())?;
+    let site = inputs.assignment.site.to_string();
+    let (role, new_role) = (pinned.role.to_string(), duty.role.to_string());
+    let changes = [
+        ("node name", pinned.node_name.as_str(), duty.node.name.as_str()),
+        ("node IP", &pinned.node_ip.to_string(), &duty.node.ip.to_string()),
+        ("site", &pinned.site, &site),
+        ("cluster", &pinned.cluster, duty.cluster.name.as_str()),
+        ("role", &role, &new_role),
+    ]
+    .into_iter()
+    .filter(|(_, old, new)| old != new)
+    .map(|(what, old, new)| format!("{what} {old} to {new}"))
+    .collect::<Vec<_>>();
+    (!changes.is_empty()).then(|| {
+        Refusal::new(
+            "EB-identity-change",
+            format!("the assignment changes {} of a node that has joined", changes.join(", ")),
+            "put the old values back at the central service; this node goes on as it is",
+        )
+    })
+}
+
+/// A local `ip` that disagrees is refused before the first start.
+fn local_ip_agrees(inputs: Inputs<'_>, duty: &Duty) -> Option<Refusal> {
+    let local = inputs.local.ip.filter(|local| *local != duty.node.ip)?;
+    let joined = pinned(inputs.facts).is_some_and(|pinned| pinned.joined.is_some());
+    (!joined).then(|| {
+        Refusal::new(
+            "EB-ip-disagrees",
+            format!("the assignment gives this host {}, its own configuration says {local}", duty.node.ip),
+            "correct [node] ip in /etc/edge-bootstrap/config.toml, or the assignment",
+        )
+    })
+}
+
+/// Cluster networks collide with no route or address of the host (invariant 6).
+#[must_use]
+pub fn cidrs_are_free(facts: &HostFacts, duty: &Duty) -> Option<Refusal> {
+    let running = facts.runtime.k3s.has_datastore.known() == Some(&true);
+    if running || pinned(facts).is_some_and(|pinned| pinned.joined.is_some()) {
+        return None;
+    }
+    [("cluster_cidr", &duty.cluster.cluster_cidr), ("service_cidr", &duty.cluster.service_cidr)]
+        .into_iter()
+        .find_map(|(what, text)| collision(facts, what, text))
+}
+
+fn collision(facts: &HostFacts, what: &str, text: &str) -> Option<Refusal> {
+    let cidr: Cidr = text.parse().ok()?;
+    let nics = facts.network.interfaces.known().into_iter().flatten();
+    let addresses = nics.flat_map(|nic| nic.addresses.iter().map(move |address| (*address, nic.name.clone())));
+    let routes = facts.network.routes.known().into_iter().flatten();
+    let routes = routes.filter(|route| route.destination.prefix > 0).map(|route| (route.destination, route.interface.clone()));
+    let (taken, interface) = addresses.chain(routes).find(|(taken, _)| taken.overlaps(&cidr))?;
+    Some(Refusal::new(
+        "EB-cidr-collision",
+        format!("{what} {text} collides with {taken} on {interface}"),
+        "choose another network for the site before its first start",
+    ))
+}
+
+/// The configuration carries the pinned name and address (invariant 1).
+#[must_use]
+pub fn config_fits(effective: &Effective, identity: &PinnedIdentity) -> Option<Refusal> {
+    let ip = identity.node_ip.to_string();
+    let wanted = [("node-name", identity.node_name.as_str()), ("node-ip", ip.as_str())];
+    wanted.into_iter().find_map(|(key, wanted)| {
+        let found = effective.first(key).unwrap_or("nothing");
+        (found != wanted).then(|| {
+            Refusal::new(
+                "EB-config-identity",
+                format!("config.yaml with its drop-ins says {key} {found}, this host is pinned as {wanted}"),
+                "remove the key from /etc/rancher/k3s/config.yaml.d, then `edge-bootstrap apply`",
+            )
+        })
+    })
+}
+
+/// The unit is the one of the pinned role.
+#[must_use]
+pub fn unit_fits(unit: &str, identity: &PinnedIdentity) -> Option<Refusal> {
+    let wanted = units::of_role(identity.role);
+    (unit != wanted && units::is_k3s(unit)).then(|| {
+        Refusal::new(
+            "EB-unit-role",
+            format!("{unit} does not fit this host, which is pinned as {}", identity.role),
+            format!("start {wanted} instead"),
+        )
+    })
+}
+
+/// The kernel's name is the pinned one, where names are ours to keep.
+#[must_use]
+pub fn hostname_fits(hostname: &str, identity: &PinnedIdentity) -> Option<Refusal> {
+    let drifted = identity.manage_hostname && hostname != identity.node_name;
+    drifted.then(|| {
+        Refusal::new(
+            "EB-hostname",
+            format!("the hostname is {hostname}, this host is pinned as {}", identity.node_name),
+            "edge-bootstrap puts it back by itself; by hand: hostnamectl set-hostname ".to_owned() + &identity.node_name,
+        )
+    })
+}
+
+/// The node IP is on this host (invariant 2).
+#[must_use]
+pub fn address_fits(addresses: &[IpAddr], identity: &PinnedIdentity) -> Option<Refusal> {
+    (!addresses.contains(&identity.node_ip)).then(|| {
+        Refusal::new(
+            "EB-ip-absent",
+            format!("node IP {} is on no interface of this host", identity.node_ip),
+            "check cable and network configuration; k3s starts by itself when the address is there",
+        )
+    })
+}
+
+/// `server` needs a token: without one k3s starts a private cluster (k3s: pkg/cluster/managed.go).
+#[must_use]
+pub fn token_is_named(effective: &Effective) -> Option<Refusal> {
+    let named = ["token-file", "token"].iter().any(|key| effective.first(key).is_some_and(|text| !text.is_empty()));
+    (!named).then(|| {
+        Refusal::new(
+            "EB-token-missing",
+            "config.yaml names no token, with which k3s would start a cluster of its own",
+            "edge-bootstrap apply",
+        )
+    })
+}
+
+/// An agent's file has no server-only key (invariant 8).
+#[must_use]
+pub fn keys_fit(effective: &Effective, role: Role) -> Option<Refusal> {
+    if role != Role::Agent {
+        return None;
+    }
+    effective.0.keys().find(|key| keys::is_server_only(key)).map(|key| {
+        Refusal::new(
+            "EB-server-key",
+            format!("{key} is set, which an agent does not know and would end at"),
+            "remove it from /etc/rancher/k3s/config.yaml.d",
+        )
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+mod tests {
+    use super::*;
+
+    fn identity() -> PinnedIdentity {
+        PinnedIdentity {
+            node_id: None,
+            site: "hz-017".into(),
+            cluster: "hz-017".into(),
+            role: Role::Agent,
+            node_name: "172-16-36-1".into(),
+            node_ip: "172.16.36.1".parse().unwrap(),
+            manage_hostname: true,
+            epoch: 1,
+            init_started: None,
+            fingerprint: crate::facts::runtime::Fingerprint::default(),
+            joined: None,
+        }
+    }
+
+    fn effective(text: &str) -> Effective {
+        let mut effective = Effective::default();
+        effective.merge(text).unwrap();
+        effective
+    }
+
+    #[test]
+    fn a_config_without_name_or_address_does_not_fit() {
+        assert!(config_fits(&effective("node-name: \"172-16-36-1\"\nnode-ip: 172.16.36.1"), &identity()).is_none());
+        for text in ["node-name: \"172-16-36-1\"", "node-ip: 172.16.36.1", "node-name: x\nnode-ip: 172.16.36.1", ""] {
+            assert_eq!(config_fits(&effective(text), &identity()).unwrap().code, "EB-config-identity", "{text}");
+        }
+    }
+
+    #[test]
+    fn only_the_unit_of_the_role_fits() {
+        assert!(unit_fits("k3s-agent.service", &identity()).is_none());
+        assert_eq!(unit_fits("k3s.service", &identity()).unwrap().code, "EB-unit-role");
+    }
+
+    #[test]
+    fn a_hostname_that_is_not_ours_to_keep_may_be_anything() {
+        let mut identity = identity();
+        assert_eq!(hostname_fits("localhost", &identity).unwrap().code, "EB-hostname");
+        identity.manage_hostname = false;
+        assert!(hostname_fits("localhost", &identity).is_none());
+    }
+
+    #[test]
+    fn server_keys_are_found_on_agents_only() {
+        let config = effective("cluster-init: true");
+        assert_eq!(keys_fit(&config, Role::Agent).unwrap().code, "EB-server-key");
+        assert!(keys_fit(&config, Role::Server).is_none());
+    }
+}

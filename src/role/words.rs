@@ -1,0 +1,355 @@
+//! Words that are safe to put into paths, unit files, lines and URLs.
+//!
+//! Owns one validated type for every string of an assignment or a
+//! configuration that ends in a path, a unit word or a line. No type here can
+//! hold `/` (unless it is a URL or a path by nature), `..`, a newline, NUL or a
+//! leading `-`. Never reads or writes anything.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// A string that does not fit the rule of its word.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{word} {value:?} is not valid: {rule}")]
+pub struct WordError {
+    /// What the word is, for example `node name`.
+    pub word: &'static str,
+    /// The offending text, cut at 80 characters.
+    pub value: String,
+    /// The rule, in plain words.
+    pub rule: &'static str,
+}
+
+macro_rules! word {
+    ($(#[$doc:meta])* $name:ident, $what:literal, $check:path, $rule:literal) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(String);
+
+        impl $name {
+            /// The text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = WordError;
+
+            fn from_str(text: &str) -> Result<Self, WordError> {
+                if $check(text) {
+                    return Ok(Self(text.to_owned()));
+                }
+                Err(WordError { word: $what, value: text.chars().take(80).collect(), rule: $rule })
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = WordError;
+
+            fn try_from(text: String) -> Result<Self, WordError> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(word: $name) -> Self {
+                word.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str(&self.0)
+            }
+        }
+    };
+}
+
+word!(
+    /// Name of a Node: one RFC 1123 label, so that it is also a hostname.
+    NodeName, "node name", is_node_name,
+    "1 to 63 of a-z, 0-9 and '-', beginning and ending with a letter or digit, and not localhost"
+);
+word!(
+    /// Name of a site or cluster.
+    SiteName, "site name", is_label,
+    "1 to 63 of a-z, 0-9 and '-', beginning and ending with a letter or digit"
+);
+word!(
+    /// First 26 characters of the base32 of a key's hash.
+    NodeId, "node id", is_node_id,
+    "26 of a-z and 2-7"
+);
+word!(
+    /// SHA-256 as text.
+    Sha256Hex, "sha256", is_sha256,
+    "64 of 0-9 and a-f"
+);
+word!(
+    /// A registry host, with its port when it has one.
+    Registry, "registry", is_registry,
+    "a host name with an optional port, for example docker.io or 172.16.36.5:5000"
+);
+word!(
+    /// An http or https URL without user information.
+    WebUrl, "URL", is_web_url,
+    "http:// or https://, a host, no user name, no spaces"
+);
+word!(
+    /// Where an artifact is: http, https or an absolute `file:` path.
+    ArtifactUrl, "artifact URL", is_artifact_url,
+    "https://, http:// or file:/// without '..', user name or spaces"
+);
+word!(
+    /// URL of a k3s server.
+    ServerUrl, "server URL", is_server_url,
+    "https://, a host and a port, nothing after it"
+);
+word!(
+    /// Reference of a container image.
+    ImageRef, "image", is_image_ref,
+    "letters, digits and . _ - / : @, beginning with a letter or digit"
+);
+word!(
+    /// Name of a manifest file of ours.
+    ManifestName, "manifest name", is_manifest_name,
+    "eb-NAME.yaml with NAME of a-z, 0-9 and '-'"
+);
+word!(
+    /// Key of a node label: optional DNS prefix, `/`, name.
+    LabelKey, "label key", is_label_key,
+    "[prefix/]name with letters, digits, '-', '_' and '.', each beginning and ending with a letter or digit"
+);
+word!(
+    /// Value of a node label; may be empty.
+    LabelValue, "label value", is_label_value,
+    "at most 63 letters, digits, '-', '_' and '.', beginning and ending with a letter or digit"
+);
+word!(
+    /// Node taint, `key[=value]:Effect`.
+    Taint, "taint", is_taint,
+    "key[=value]:NoSchedule, :PreferNoSchedule or :NoExecute"
+);
+word!(
+    /// Key of k3s's configuration file.
+    ConfigKey, "k3s key", is_config_key,
+    "a-z, 0-9 and '-', beginning with a letter"
+);
+word!(
+    /// One line of printable text, for values that only ever become quoted YAML.
+    Line, "value", is_line,
+    "1 to 1024 printable characters on one line"
+);
+word!(
+    /// A join password: never empty, never in K10 form, no line break.
+    TokenText, "token", is_token,
+    "1 to 512 printable characters without spaces or ':' and not beginning with K10 or '-'"
+);
+word!(
+    /// A name for a serving certificate: DNS name or address.
+    AltName, "tls_san", is_alt_name,
+    "a DNS name or an IP address"
+);
+
+fn is_label(text: &str) -> bool {
+    (1..=63).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && edges_are_alphanumeric(text)
+}
+
+fn edges_are_alphanumeric(text: &str) -> bool {
+    let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_alphanumeric());
+    edge(text.bytes().next()) && edge(text.bytes().last())
+}
+
+fn is_node_name(text: &str) -> bool {
+    is_label(text) && !text.starts_with("localhost")
+}
+
+fn is_node_id(text: &str) -> bool {
+    text.len() == 26 && text.bytes().all(|b| b.is_ascii_lowercase() || (b'2'..=b'7').contains(&b))
+}
+
+fn is_sha256(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+}
+
+fn is_dns_name(text: &str) -> bool {
+    (1..=253).contains(&text.len())
+        && text.split('.').all(|label| {
+            (1..=63).contains(&label.len())
+                && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+                && edges_are_alphanumeric(label)
+        })
+}
+
+fn is_port(text: &str) -> bool {
+    text.len() <= 5 && text.parse::<u16>().is_ok_and(|port| port > 0)
+}
+
+/// `host`, `host:port`, `1.2.3.4:port` or `[v6]:port`.
+fn is_host_port(text: &str, port_needed: bool) -> bool {
+    if let Some(rest) = text.strip_prefix('[') {
+        let Some((address, port)) = rest.split_once(']') else { return false };
+        let port_fits = match port.strip_prefix(':') {
+            Some(port) => is_port(port),
+            None => port.is_empty() && !port_needed,
+        };
+        return address.parse::<std::net::Ipv6Addr>().is_ok() && port_fits;
+    }
+    match text.split_once(':') {
+        Some((host, port)) => is_dns_name(host) && is_port(port),
+        None => !port_needed && is_dns_name(text),
+    }
+}
+
+fn is_registry(text: &str) -> bool {
+    !text.starts_with('[') && is_host_port(text, false)
+}
+
+fn is_url_text(text: &str) -> bool {
+    text.len() <= 2048
+        && text.bytes().all(|b| b.is_ascii_graphic() && !br#""'`\<>{}|^"#.contains(&b))
+        && !text.split('/').any(|part| part == "..")
+}
+
+fn is_web_url(text: &str) -> bool {
+    let Some(rest) = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")) else {
+        return false;
+    };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    is_url_text(text) && is_host_port(authority, false)
+}
+
+fn is_artifact_url(text: &str) -> bool {
+    is_web_url(text) || (text.starts_with("file:///") && is_url_text(text))
+}
+
+fn is_server_url(text: &str) -> bool {
+    text.strip_prefix("https://").is_some_and(|rest| is_host_port(rest, true))
+}
+
+fn is_image_ref(text: &str) -> bool {
+    (1..=512).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-/:@".contains(&b))
+        && text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
+        && !text.split('/').any(|part| part == ".." || part.is_empty())
+}
+
+fn is_manifest_name(text: &str) -> bool {
+    text.strip_prefix("eb-").and_then(|rest| rest.strip_suffix(".yaml")).is_some_and(is_label)
+}
+
+fn is_qualified(text: &str) -> bool {
+    (1..=63).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+        && edges_are_alphanumeric(text)
+}
+
+fn is_label_key(text: &str) -> bool {
+    match text.split_once('/') {
+        Some((prefix, name)) => is_dns_name(prefix) && is_qualified(name),
+        None => is_qualified(text),
+    }
+}
+
+fn is_label_value(text: &str) -> bool {
+    text.is_empty() || is_qualified(text)
+}
+
+fn is_taint(text: &str) -> bool {
+    let Some((left, effect)) = text.rsplit_once(':') else { return false };
+    let (key, value) = left.split_once('=').unwrap_or((left, ""));
+    ["NoSchedule", "PreferNoSchedule", "NoExecute"].contains(&effect)
+        && is_label_key(key)
+        && is_label_value(value)
+}
+
+fn is_config_key(text: &str) -> bool {
+    (2..=64).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && text.bytes().next().is_some_and(|b| b.is_ascii_lowercase())
+}
+
+fn is_line(text: &str) -> bool {
+    (1..=1024).contains(&text.len()) && !text.chars().any(char::is_control)
+}
+
+fn is_token(text: &str) -> bool {
+    (1..=512).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_graphic() && b != b':')
+        && !text.starts_with("K10")
+        && !text.starts_with('-')
+}
+
+fn is_alt_name(text: &str) -> bool {
+    text.parse::<IpAddr>().is_ok() || is_dns_name(text)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn harmless(text: &str) -> bool {
+        !text.contains(['/', '\n', '\0']) && !text.contains("..") && !text.starts_with('-')
+    }
+
+    proptest! {
+        #[test]
+        fn no_word_that_becomes_a_path_can_escape(text in "[a-z0-9./\\n\\x00-]{0,70}") {
+            for accepted in [
+                text.parse::<NodeName>().map(String::from),
+                text.parse::<SiteName>().map(String::from),
+                text.parse::<NodeId>().map(String::from),
+                text.parse::<Registry>().map(String::from),
+                text.parse::<ManifestName>().map(String::from),
+                text.parse::<Sha256Hex>().map(String::from),
+                text.parse::<ConfigKey>().map(String::from),
+            ].into_iter().flatten() {
+                prop_assert!(harmless(&accepted), "{accepted:?}");
+            }
+        }
+
+        #[test]
+        fn no_word_holds_a_line_break(text in "\\PC*[\\n\\r\\x00]\\PC*") {
+            prop_assert!(text.parse::<WebUrl>().is_err());
+            prop_assert!(text.parse::<ImageRef>().is_err());
+            prop_assert!(text.parse::<LabelValue>().is_err());
+            prop_assert!(text.parse::<Line>().is_err());
+            prop_assert!(text.parse::<TokenText>().is_err());
+        }
+    }
+
+    #[test]
+    fn words_accept_what_the_field_uses() {
+        "172-16-36-1".parse::<NodeName>().unwrap();
+        "172.16.36.5:5000".parse::<Registry>().unwrap();
+        "https://172.16.36.2:6443".parse::<ServerUrl>().unwrap();
+        "https://[fd00::1]:6443".parse::<ServerUrl>().unwrap();
+        "registry.k8s.io/pause:3.10".parse::<ImageRef>().unwrap();
+        "node-role.example.net/gpu".parse::<LabelKey>().unwrap();
+        "dedicated=gpu:NoSchedule".parse::<Taint>().unwrap();
+        "eb-base.yaml".parse::<ManifestName>().unwrap();
+        "file:///srv/k3s".parse::<ArtifactUrl>().unwrap();
+    }
+
+    #[test]
+    fn words_refuse_what_would_hurt() {
+        assert!("localhost".parse::<NodeName>().is_err());
+        assert!("Host".parse::<NodeName>().is_err());
+        assert!("https://user:pw@host/".parse::<WebUrl>().is_err());
+        assert!("https://172.16.36.2".parse::<ServerUrl>().is_err());
+        assert!("file:///srv/../etc/shadow".parse::<ArtifactUrl>().is_err());
+        assert!("K10aa::server:x".parse::<TokenText>().is_err());
+    }
+}

@@ -1,0 +1,111 @@
+//! The one spawner of processes.
+//!
+//! Owns a clean environment, a deadline and a limit on output. No shell, ever;
+//! no secret may be passed as an argument.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::io::AsyncReadExt as _;
+use tokio::process::Command;
+
+/// Largest output that is kept, in bytes.
+const MAX_OUTPUT: u64 = 4 * 1024 * 1024;
+/// Where programs are looked for.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// A program that could not be run to its end.
+#[derive(Debug, Error)]
+pub enum ExecError {
+    /// It could not be started.
+    #[error("start {program}")]
+    Start {
+        /// The program.
+        program: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It did not end in time and was killed.
+    #[error("{program} did not end within {seconds} s and was killed")]
+    Deadline {
+        /// The program.
+        program: String,
+        /// The deadline in seconds.
+        seconds: u64,
+    },
+}
+
+/// What a program left behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// Exit code; `None` when a signal ended it.
+    pub code: Option<i32>,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+/// Runs `program` with `args` and waits up to `deadline`.
+///
+/// # Errors
+/// When it cannot be started or does not end in time. A code other than 0 is
+/// not an error here: only the caller knows what it means.
+pub async fn run(program: &str, args: &[&str], deadline: Duration) -> Result<Output, ExecError> {
+    let start = |source| ExecError::Start { program: program.to_owned(), source };
+    let mut child = Command::new(program)
+        .args(args)
+        .env_clear()
+        .env("PATH", PATH)
+        .env("LC_ALL", "C.UTF-8")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(start)?;
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let work = async {
+        let (stdout, stderr, status) = tokio::join!(slurp(stdout), slurp(stderr), child.wait());
+        status.map(|status| Output { code: status.code(), stdout, stderr })
+    };
+    match tokio::time::timeout(deadline, work).await {
+        Ok(output) => output.map_err(start),
+        Err(_) => Err(ExecError::Deadline { program: program.to_owned(), seconds: deadline.as_secs() }),
+    }
+}
+
+async fn slurp(pipe: Option<impl tokio::io::AsyncRead + Unpin>) -> String {
+    let mut bytes = Vec::new();
+    if let Some(pipe) = pipe {
+        // A broken pipe ends the output; the exit code tells the rest.
+        let _ = pipe.take(MAX_OUTPUT).read_to_end(&mut bytes).await;
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn output_and_code_come_back() {
+        let output = run("sh", &["-c", "echo out; echo err >&2; exit 7"], Duration::from_secs(5)).await.unwrap();
+        assert_eq!(output, Output { code: Some(7), stdout: "out\n".into(), stderr: "err\n".into() });
+    }
+
+    #[tokio::test]
+    async fn a_hanging_program_is_killed_at_its_deadline() {
+        let error = run("sleep", &["60"], Duration::from_millis(50)).await.unwrap_err();
+        assert!(matches!(error, ExecError::Deadline { .. }));
+    }
+
+    #[tokio::test]
+    async fn a_missing_program_is_named() {
+        let error = run("/no/such/program", &[], Duration::from_secs(1)).await.unwrap_err();
+        assert_eq!(error.to_string(), "start /no/such/program");
+    }
+}

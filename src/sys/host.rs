@@ -1,0 +1,95 @@
+//! The kernel's own words about the running host: names, ids, addresses.
+//!
+//! Owns the calls that cannot be answered from files below a root. With a
+//! foreign root they are not used.
+
+use std::net::IpAddr;
+
+use nix::errno::Errno;
+
+use super::root::Root;
+
+/// An address of an interface with its prefix length.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalAddress {
+    /// Interface name.
+    pub interface: String,
+    /// The address.
+    pub address: IpAddr,
+    /// Bits of the network part.
+    pub prefix: u8,
+}
+
+/// The kernel's hostname.
+///
+/// # Errors
+/// When the kernel does not tell.
+pub fn hostname() -> Result<String, Errno> {
+    nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned())
+}
+
+/// Sets the kernel's hostname, without hostnamed.
+///
+/// # Errors
+/// `EPERM` without the capability.
+pub fn set_hostname(name: &str) -> Result<(), Errno> {
+    nix::unistd::sethostname(name)
+}
+
+/// Addresses of all interfaces, loopback included, from netlink.
+///
+/// # Errors
+/// When the kernel does not tell.
+pub fn addresses() -> Result<Vec<LocalAddress>, Errno> {
+    Ok(nix::ifaddrs::getifaddrs()?.filter_map(|entry| local_address(&entry)).collect())
+}
+
+fn local_address(entry: &nix::ifaddrs::InterfaceAddress) -> Option<LocalAddress> {
+    let address = entry.address.as_ref()?;
+    let mask = entry.netmask.as_ref();
+    let (address, prefix) = if let Some(v4) = address.as_sockaddr_in() {
+        let mask = mask.and_then(|mask| mask.as_sockaddr_in()).map_or(u32::MAX, |mask| mask.ip().to_bits());
+        (IpAddr::V4(v4.ip()), mask.count_ones())
+    } else {
+        let v6 = address.as_sockaddr_in6()?;
+        let mask = mask.and_then(|mask| mask.as_sockaddr_in6()).map_or(u128::MAX, |mask| mask.ip().to_bits());
+        (IpAddr::V6(v6.ip()), mask.count_ones())
+    };
+    let prefix = u8::try_from(prefix).unwrap_or(128);
+    Some(LocalAddress { interface: entry.interface_name.clone(), address, prefix })
+}
+
+/// When process `pid` started, in clock ticks since boot; `None` when there is
+/// no such process.
+#[must_use]
+pub fn process_start(root: &Root, pid: u32) -> Option<u64> {
+    let stat = root.read_kernel(&format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the program's name in brackets and may hold anything.
+    let after_name = stat.rsplit_once(')')?.1;
+    after_name.split_whitespace().nth(19)?.parse().ok()
+}
+
+/// The kernel's boot id.
+///
+/// # Errors
+/// When procfs is not there.
+pub fn boot_id(root: &Root) -> Result<String, super::FileError> {
+    root.read_kernel("/proc/sys/kernel/random/boot_id")
+}
+
+/// Own process id.
+#[must_use]
+pub fn pid() -> u32 {
+    std::process::id()
+}
+
+/// Ends this process after `seconds` whatever it hangs in: alarm(2).
+pub fn alarm(seconds: u32) {
+    nix::unistd::alarm::set(seconds);
+}
+
+/// One variable of the environment.
+#[must_use]
+pub fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}

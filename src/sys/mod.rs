@@ -1,0 +1,27 @@
+//! Thin wrappers of the operating system; the only code that touches files,
+//! processes, the environment, the clock, D-Bus and the network.
+//!
+//! Owns mechanisms, never policy: nothing here knows roles, k3s or settings.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "this is the one layer that these bans point to"
+)]
+
+pub mod atomic;
+pub mod clock;
+pub mod exec;
+pub mod fault;
+pub mod host;
+pub mod http;
+pub mod lock;
+pub mod machine;
+pub mod notify;
+pub mod random;
+pub mod root;
+pub mod statefile;
+pub mod systemd;
+
+pub use atomic::Change;
+pub use clock::Clock;
+pub use root::{FileError, Root};

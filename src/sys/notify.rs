@@ -1,0 +1,38 @@
+//! What systemd is told about this process (sd_notify).
+//!
+//! Owns the datagrams. Outside a notify unit every call is nothing.
+
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+
+/// The pre-start part is done.
+pub fn ready() {
+    send(&[NotifyState::Ready]);
+}
+
+/// One line for `systemctl status`.
+pub fn status(text: &str) {
+    send(&[NotifyState::Status(text)]);
+}
+
+/// The event loop is alive.
+pub fn watchdog() {
+    send(&[NotifyState::Watchdog]);
+}
+
+/// A clean stop has begun.
+pub fn stopping() {
+    send(&[NotifyState::Stopping]);
+}
+
+/// How often the watchdog must be fed, when the unit asks for one.
+#[must_use]
+pub fn watchdog_interval() -> Option<Duration> {
+    sd_notify::watchdog_enabled().map(|limit| limit / 3)
+}
+
+fn send(states: &[NotifyState<'_>]) {
+    // A lost datagram costs at most a status line; systemd's own timeouts cover the rest.
+    let _ = sd_notify::notify(states);
+}

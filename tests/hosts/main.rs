@@ -1,0 +1,6 @@
+//! Laws that hold on real hosts: one function per law, one file per theme.
+//!
+//! Needs root; a run as somebody else fails and says so.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may stop at the first surprise")]
+
+mod lab;

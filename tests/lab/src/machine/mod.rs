@@ -1,0 +1,305 @@
+//! One machine: Debian's own kernel in QEMU, wholly emulated.
+//!
+//! For what a container cannot have: an own clock, board and disk identity,
+//! device-mapper, kernel modules, cgroup v2 controllers, odd file systems.
+//! Boots in 10 to 15 s on an idle machine, so tests here do much per boot.
+//! A power cut is SIGKILL to QEMU: the guest's page cache is lost, what it had
+//! written to its disks is kept.
+
+mod agent;
+mod image;
+
+use std::fs::{self, File};
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use sha2::{Digest, Sha256};
+
+use self::agent::Agent;
+use crate::cmd::{Cmd, Output, run, wait_until};
+use crate::lab::Lab;
+use crate::net::PREFIX;
+use crate::root::{self, Suite};
+
+/// What a machine shall be; start from [`MachineSpec::new`] and change fields.
+#[derive(Debug, Clone)]
+pub struct MachineSpec {
+    /// Its name in the lab, at most 11 of `a-z`, `0-9`, `-`.
+    pub name: String,
+    /// Its Debian.
+    pub suite: Suite,
+    /// Its memory in MiB.
+    pub memory_mib: u32,
+    /// Sizes in MiB of blank data disks: `/dev/vdb`, `/dev/vdc` and so on.
+    pub disks: Vec<u32>,
+    /// Its address on the lab's bridge; `None`: no network.
+    pub address: Option<Ipv4Addr>,
+    /// More words for the kernel's command line.
+    pub kernel: String,
+    /// More arguments for QEMU, for example `-rtc` or `-smbios`.
+    pub qemu: Vec<String>,
+}
+
+impl MachineSpec {
+    /// A machine with 1 GiB of memory, no data disk and no network.
+    #[must_use]
+    pub fn new(name: &str, suite: Suite) -> Self {
+        Self {
+            name: name.to_owned(),
+            suite,
+            memory_mib: 1024,
+            disks: Vec::new(),
+            address: None,
+            kernel: String::new(),
+            qemu: Vec::new(),
+        }
+    }
+}
+
+/// A machine of a lab; QEMU and its disks are gone when it is dropped.
+#[derive(Debug)]
+pub struct Machine {
+    spec: MachineSpec,
+    dir: PathBuf,
+    base: PathBuf,
+    qemu: Vec<String>,
+    tap: Option<String>,
+    process: Mutex<Option<Child>>,
+    lab: Lab,
+}
+
+/// The time that a boot may take before it counts as failed.
+const BOOT: Duration = Duration::from_mins(3);
+
+impl Machine {
+    pub(crate) fn create(lab: &Lab, spec: MachineSpec) -> Result<Self> {
+        let dir = lab.dir().join("machines").join(&spec.name);
+        fs::create_dir_all(&dir)?;
+        let base = image::base(spec.suite)?;
+        copy_sparse(&base.join("disk.img"), &dir.join("disk0.img"))?;
+        for (at, mib) in spec.disks.iter().enumerate() {
+            let path = dir.join(format!("disk{}.img", at + 1)).display().to_string();
+            run(&["truncate", "-s", &format!("{mib}M"), &path])?;
+        }
+        let tap = spec.address.map(|_| lab.net().tap(&spec.name)).transpose()?;
+        let qemu = image::qemu()?;
+        Ok(Self { base, qemu, tap, process: Mutex::new(None), lab: lab.clone(), spec, dir })
+    }
+
+    /// Switches it on and waits until systemd has run all boot jobs; gives
+    /// `running` or `degraded`.
+    ///
+    /// # Errors
+    /// It is on already, ends, or takes longer than three minutes.
+    pub fn boot(&self) -> Result<String> {
+        self.boot_no_wait()?;
+        let state = self.cmd(&["systemctl", "is-system-running", "--wait"], &[], BOOT)?;
+        Ok(state.stdout.trim().to_owned())
+    }
+
+    /// Switches it on.
+    ///
+    /// # Errors
+    /// It is on already, or QEMU cannot be started.
+    pub fn boot_no_wait(&self) -> Result<()> {
+        if self.is_on() {
+            bail!("{} is on already", self.spec.name);
+        }
+        fs::remove_file(self.socket()).ok();
+        let log = File::create(self.dir.join("qemu.log"))?;
+        let child = Command::new("ip")
+            .args(["netns", "exec", self.lab.net().netns()])
+            .args(&self.qemu)
+            .args(self.arguments())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("cannot start QEMU")?;
+        *self.process() = Some(child);
+        Ok(())
+    }
+
+    /// Runs a program inside, as root; waits for a machine that still boots.
+    ///
+    /// # Errors
+    /// The machine is off or goes off, or the program takes longer than five minutes.
+    pub fn exec<S: AsRef<str>>(&self, argv: &[S]) -> Result<Output> {
+        let words: Vec<&str> = argv.iter().map(AsRef::as_ref).collect();
+        self.cmd(&words, &[], Duration::from_mins(5))
+    }
+
+    /// Runs a shell script inside and gives its standard output, trimmed.
+    ///
+    /// # Errors
+    /// Its exit code is not 0, and as [`Machine::exec`].
+    pub fn sh(&self, script: &str) -> Result<String> {
+        self.exec(&["sh", "-euc", script])?.ok()
+    }
+
+    /// Writes and syncs a file of the machine that is on; directories are made.
+    ///
+    /// # Errors
+    /// The machine's file system refuses it, and as [`Machine::exec`].
+    pub fn write_file(&self, path: &str, content: &[u8]) -> Result<()> {
+        let script =
+            format!("mkdir -p \"$(dirname '{path}')\"; cat >'{path}'; sync '{path}' \"$(dirname '{path}')\"");
+        self.cmd(&["sh", "-euc", &script], content, Duration::from_mins(1))?.ok()?;
+        Ok(())
+    }
+
+    /// Runs a shell script with the root of the machine that is off as its
+    /// working directory, with these bytes as its input.
+    ///
+    /// # Errors
+    /// The machine is on, or the script's exit code is not 0.
+    pub fn edit(&self, script: &str, input: &[u8]) -> Result<String> {
+        if self.is_on() {
+            bail!("{} is on: its disk can be edited only while it is off", self.spec.name);
+        }
+        let mount = self.dir.join("root");
+        fs::create_dir_all(&mount)?;
+        let script =
+            format!("mount -o loop \"$DISK\" \"$ROOT\"; cd \"$ROOT\"; {script}\ncd /; umount \"$ROOT\"");
+        Cmd::new(&["unshare", "-m", "--propagation", "private", "sh", "-euc", &script])
+            .env("DISK", &self.dir.join("disk0.img").display().to_string())
+            .env("ROOT", &mount.display().to_string())
+            .shown("(on the disk of a machine that is off)")
+            .input(input)
+            .run()?
+            .ok()
+    }
+
+    /// The power goes.
+    ///
+    /// # Errors
+    /// It is off already.
+    pub fn cut(&self) -> Result<()> {
+        let Some(mut child) = self.process().take() else { bail!("{} is off already", self.spec.name) };
+        child.kill()?;
+        child.wait()?;
+        Ok(())
+    }
+
+    /// Switches it off in good order.
+    ///
+    /// # Errors
+    /// It is not off after two minutes.
+    pub fn off(&self) -> Result<()> {
+        self.exec(&["systemctl", "poweroff", "--no-block"])?.ok()?;
+        wait_until(Duration::from_mins(2), "the machine is off", || Ok((!self.is_on()).then_some(())))
+    }
+
+    /// True until QEMU has ended.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.process().as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+    }
+
+    /// What its serial console showed in this boot.
+    #[must_use]
+    pub fn console(&self) -> PathBuf {
+        self.dir.join("console.log")
+    }
+
+    fn cmd(&self, argv: &[&str], input: &[u8], limit: Duration) -> Result<Output> {
+        let agent = wait_until(BOOT, "the machine's agent answers", || {
+            if !self.is_on() {
+                bail!("{} is off", self.spec.name);
+            }
+            Ok(Agent::connect(&self.socket()))
+        });
+        agent.with_context(|| self.last_words())?.exec(argv, input, limit)
+    }
+
+    fn process(&self) -> MutexGuard<'_, Option<Child>> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.dir.join("agent.sock")
+    }
+
+    fn last_words(&self) -> String {
+        let read = |name: &str| fs::read(self.dir.join(name)).unwrap_or_default();
+        let text = [read("console.log"), read("qemu.log")].concat();
+        let start = text.len().saturating_sub(2000);
+        String::from_utf8_lossy(text.get(start..).unwrap_or_default()).into_owned()
+    }
+
+    fn arguments(&self) -> Vec<String> {
+        let dir = self.dir.display();
+        let mut all: Vec<String> = QEMU.split_whitespace().map(str::to_owned).collect();
+        let mut add = |name: &str, value: String| all.extend([name.to_owned(), value]);
+        add("-m", self.spec.memory_mib.to_string());
+        add("-serial", format!("file:{dir}/console.log"));
+        add("-chardev", format!("socket,path={dir}/agent.sock,server=on,wait=off,id=agent"));
+        add("-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0".to_owned());
+        add("-kernel", self.base.join("vmlinux").display().to_string());
+        add("-initrd", self.base.join("initrd").display().to_string());
+        add("-append", self.kernel_words());
+        for at in 0..=self.spec.disks.len() {
+            add(
+                "-drive",
+                format!("file={dir}/disk{at}.img,format=raw,if=none,id=d{at},cache=unsafe,discard=unmap"),
+            );
+            add("-device", format!("virtio-blk-pci,drive=d{at}"));
+        }
+        if let Some(tap) = &self.tap {
+            add("-netdev", format!("tap,id=n0,ifname={tap},script=no,downscript=no"));
+            add("-device", format!("virtio-net-pci,netdev=n0,mac={}", self.mac()));
+        }
+        all.extend(self.spec.qemu.iter().cloned());
+        all
+    }
+
+    fn kernel_words(&self) -> String {
+        let address = self.spec.address.map(|ip| format!(" lab.address={ip}/{PREFIX}")).unwrap_or_default();
+        let id: String = self.digest().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        format!("{KERNEL} systemd.machine_id={id}{address} {}", self.spec.kernel)
+    }
+
+    fn mac(&self) -> String {
+        let tail: String = self.digest().iter().take(3).map(|byte| format!(":{byte:02x}")).collect();
+        format!("52:54:00{tail}")
+    }
+
+    /// The same at each boot, different for each machine.
+    fn digest(&self) -> Vec<u8> {
+        Sha256::digest(format!("{} {}", self.lab.name(), self.spec.name)).to_vec()
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if self.is_on() {
+            self.cut().ok();
+        }
+        if std::env::var_os("EDGE_LAB_KEEP").is_none() {
+            root::remove_tree(&self.dir).ok();
+        }
+    }
+}
+
+/// The emulated processor has nothing that is slow to emulate, and not
+/// `cmpxchg16b`. `cache=unsafe` on the disks (above) is safe for this: only a
+/// cut of the machine that runs QEMU could lose what a guest has written.
+const QEMU: &str = "-accel tcg,thread=multi,tb-size=512 -machine q35,usb=off,smbus=off,sata=off \
+    -cpu max,-la57,-svm,-cx16,-avx,-avx2,-smap,-smep,-pku,-pks -smp 2 \
+    -nodefaults -no-user-config -display none -no-reboot -device virtio-serial-pci \
+    -object rng-random,id=r0,filename=/dev/urandom -device virtio-rng-pci,rng=r0";
+
+/// Nothing that costs emulated time and that no test looks at.
+const KERNEL: &str = "console=ttyS0 quiet TERM=dumb root=/dev/vda rw net.ifnames=0 panic=-1 nokaslr \
+    mitigations=off nowatchdog no_timer_check tsc=reliable audit=0 apparmor=0 lsm=capability \
+    init_on_alloc=0 rcupdate.rcu_expedited=1 modprobe.blacklist=kvm,kvm_amd";
+
+fn copy_sparse(from: &Path, to: &Path) -> Result<()> {
+    let (from, to) = (from.display().to_string(), to.display().to_string());
+    run(&["cp", "--sparse=always", &from, &to])?;
+    Ok(())
+}

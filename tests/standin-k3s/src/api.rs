@@ -1,0 +1,155 @@
+//! Owns the few Kubernetes objects and probes that are asked for: health,
+//! version and Nodes (k3s-facts 5.1). Anonymous requests get 401, as k3s sets
+//! anonymous-auth=false.
+
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Value, json};
+
+use crate::cluster::Cluster;
+use crate::http::{Reply, Request};
+use crate::listen::Caller;
+use crate::store::Node;
+use crate::supervisor::{Phase, Supervisor};
+
+/// A Node is `Unknown` when nobody heard of it for so long (Kubernetes:
+/// node-monitor-grace-period).
+const GRACE: Duration = Duration::from_secs(40);
+
+/// The version that the stand-in claims.
+pub fn version() -> String {
+    std::env::var("K3S_STANDIN_VERSION").unwrap_or_else(|_| "v1.36.2+k3s1".into())
+}
+
+/// All requests that are no supervisor's.
+pub fn handle(server: &Supervisor, caller: &Caller, request: &Request) -> Reply {
+    if server.phase() < Phase::Ready {
+        return status(503, "ServiceUnavailable", "apiserver not ready");
+    }
+    let Some((name, group)) = server.check.identify(&caller.certs) else {
+        return status(401, "Unauthorized", "Unauthorized");
+    };
+    let parts: Vec<&str> = request.path.split('/').filter(|part| !part.is_empty()).collect();
+    if matches!(parts.as_slice(), ["readyz" | "livez" | "healthz", ..]) {
+        return health(server, request);
+    }
+    if parts.as_slice() == ["version"] {
+        return Reply::json(200, &json!({"gitVersion": version(), "major": "1", "minor": "36"}));
+    }
+    let admin = group == "system:masters";
+    match parts.as_slice() {
+        ["api", "v1", "nodes"] if admin => list(server),
+        ["api", "v1", "nodes", node] if admin || name == format!("system:node:{node}") => {
+            one(server, request, node, admin)
+        }
+        ["api", "v1", "nodes", ..] => {
+            status(403, "Forbidden", &format!("nodes is forbidden: User \"{name}\" cannot do this"))
+        }
+        _ => status(404, "NotFound", "the server could not find the requested resource"),
+    }
+}
+
+fn health(server: &Supervisor, request: &Request) -> Reply {
+    if server.cluster.quorum() {
+        return Reply::text(200, "ok");
+    }
+    let name = request.path.trim_start_matches('/');
+    Reply::text(500, &format!("[+]ping ok\n[-]etcd failed: reason withheld\n{name} check failed\n"))
+}
+
+fn list(server: &Supervisor) -> Reply {
+    let nodes = server.cluster.with(|s| s.nodes.clone());
+    let items: Vec<Value> = nodes.iter().map(|(name, node)| object(&server.cluster, name, node)).collect();
+    Reply::json(200, &json!({"kind": "NodeList", "apiVersion": "v1", "items": items}))
+}
+
+fn one(server: &Supervisor, request: &Request, name: &str, admin: bool) -> Reply {
+    let changed = match request.method.as_str() {
+        "GET" => Ok(true),
+        "DELETE" if admin => server.cluster.update(|s| s.delete_node(name)).map(|()| false),
+        "PATCH" if admin => {
+            let patch: Value = serde_json::from_slice(&request.body).unwrap_or_default();
+            server.cluster.update(|s| s.patch_node(name, &patch))
+        }
+        _ => return status(405, "MethodNotAllowed", "method not allowed"),
+    };
+    match changed {
+        Err(error) => status(500, "InternalError", &format!("{error:#}")),
+        Ok(false) if request.method == "DELETE" => {
+            Reply::json(200, &json!({"kind": "Status", "apiVersion": "v1", "status": "Success"}))
+        }
+        Ok(_) => match server.cluster.with(|s| s.nodes.get(name).cloned()) {
+            Some(node) => Reply::json(200, &object(&server.cluster, name, &node)),
+            None => status(404, "NotFound", &format!("nodes \"{name}\" not found")),
+        },
+    }
+}
+
+fn status(code: u16, reason: &str, message: &str) -> Reply {
+    let body = json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+        "message": message, "reason": reason, "code": code,
+    });
+    Reply::json(code, &body)
+}
+
+/// `https://IP:6443` of the servers, for load balancers of agents.
+pub fn server_addresses(cluster: &Cluster) -> Vec<String> {
+    let role = "node-role.kubernetes.io/control-plane";
+    cluster.with(|s| {
+        let servers = s.nodes.values().filter(|node| node.labels.contains_key(role));
+        servers.filter_map(|node| node.ips.first()).map(|ip| format!("{ip}:6443")).collect()
+    })
+}
+
+fn object(cluster: &Cluster, name: &str, node: &Node) -> Value {
+    let mut addresses: Vec<Value> =
+        node.ips.iter().map(|ip| json!({"type": "InternalIP", "address": ip})).collect();
+    addresses.push(json!({"type": "Hostname", "address": name}));
+    let taints: Vec<Value> = node.taints.iter().filter_map(|text| taint(text)).collect();
+    json!({
+        "kind": "Node",
+        "apiVersion": "v1",
+        "metadata": {
+            "name": name, "uid": node.uid, "creationTimestamp": node.created,
+            "labels": node.labels, "annotations": node.annotations,
+        },
+        "spec": {"providerID": format!("k3s://{name}"), "taints": taints},
+        "status": {
+            "addresses": addresses,
+            "conditions": conditions(cluster, node, name),
+            "nodeInfo": {
+                "kubeletVersion": node.version, "operatingSystem": "linux",
+                "containerRuntimeVersion": "containerd://stand-in",
+            },
+        },
+    })
+}
+
+fn taint(text: &str) -> Option<Value> {
+    let (key, effect) = text.rsplit_once(':')?;
+    let (key, value) = key.split_once('=').unwrap_or((key, ""));
+    Some(json!({"key": key, "value": value, "effect": effect}))
+}
+
+fn conditions(cluster: &Cluster, node: &Node, name: &str) -> Value {
+    let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+    let silent = cluster.silence(name).is_none_or(|age| age > GRACE);
+    let (state, reason, message) = match (silent, node.ready) {
+        (true, _) => ("Unknown", "NodeStatusUnknown", "Kubelet stopped posting node status."),
+        (false, true) => ("True", "KubeletReady", "kubelet is posting ready status"),
+        (false, false) => ("False", "KubeletNotReady", node.message.as_str()),
+    };
+    let mut all = vec![json!({
+        "type": "Ready", "status": state, "reason": reason, "message": message,
+        "lastHeartbeatTime": now,
+    })];
+    if let Some(member) = node.annotations.get("etcd.k3s.cattle.io/node-name") {
+        let voter = cluster.with(|s| s.voters().iter().any(|m| m.name == *member));
+        all.push(json!({
+            "type": "EtcdIsVoter", "status": if voter { "True" } else { "False" },
+            "reason": if voter { "MemberNotLearner" } else { "MemberIsLearner" },
+        }));
+    }
+    json!(all)
+}
