@@ -20,6 +20,8 @@ pub const NODE_KEY: &str = "/var/lib/edge-bootstrap/node.key";
 pub const NODE_CERT: &str = "/var/lib/edge-bootstrap/node.crt";
 /// The newest valid assignment, as its signed envelope.
 pub const ASSIGNMENT: &str = "/var/lib/edge-bootstrap/assignment.json";
+/// Addresses at which the central service answered, by name.
+pub const CENTRAL: &str = "/var/lib/edge-bootstrap/central.json";
 /// What the agent did last and where it stands.
 pub const LEDGER: &str = "/var/lib/edge-bootstrap/ledger.json";
 /// One directory per generation, named by its number.
@@ -41,6 +43,8 @@ pub const RUN_DIR: &str = "/run/edge-bootstrap";
 pub const STATUS: &str = "/run/edge-bootstrap/status.json";
 /// The same as Prometheus text.
 pub const METRICS: &str = "/run/edge-bootstrap/metrics.prom";
+/// The claim that waits for a person, with its code, mode 0600.
+pub const CLAIM: &str = "/run/edge-bootstrap/claim.json";
 /// Why k3s must not start yet; honoured only while its writer lives.
 pub const HOLD: &str = "/run/edge-bootstrap/hold.json";
 /// One pass at a time.
@@ -49,6 +53,8 @@ pub const LOCK: &str = "/run/edge-bootstrap/lock";
 pub const PAUSE: &str = "/var/lib/edge-bootstrap/pause.json";
 /// How often the daemon was started in this boot.
 pub const STARTS: &str = "/run/edge-bootstrap/starts.json";
+/// What was seen of our units in this boot, so that a person's stop is noticed.
+pub const UNITS: &str = "/run/edge-bootstrap/units.json";
 
 /// k3s's configuration; its rename commits a generation.
 pub const K3S_CONFIG: &str = "/etc/rancher/k3s/config.yaml";

@@ -5,7 +5,9 @@
 
 use std::fmt;
 
-use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData as _};
+use rcgen::{
+    CertificateParams, DistinguishedName, DnType, KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData as _,
+};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
@@ -90,7 +92,10 @@ fn make_key(root: &Root) -> Result<(KeyPair, Zeroizing<String>), EnrolError> {
 
 /// Valid from 1970 to 9999: nothing about a host expires while it lies in the dark.
 fn make_certificate(root: &Root, key: &KeyPair) -> Result<String, EnrolError> {
-    let failed = |error: rcgen::Error| EnrolError::Key { path: NODE_CERT, problem: format!("cannot be made: {error}") };
+    let failed = |error: rcgen::Error| EnrolError::Key {
+        path: NODE_CERT,
+        problem: format!("cannot be made: {error}"),
+    };
     let mut params = CertificateParams::new(Vec::new()).map_err(failed)?;
     params.not_before = rcgen::date_time_ymd(1970, 1, 1);
     params.not_after = rcgen::date_time_ymd(9999, 12, 31);
@@ -103,7 +108,8 @@ fn make_certificate(root: &Root, key: &KeyPair) -> Result<String, EnrolError> {
 
 /// A certificate of another key, or a torn one, is made again.
 fn belongs(certificate: &str, key: &KeyPair) -> bool {
-    crate::sys::http::pem_key_digest(certificate) == Some(Sha256::digest(key.subject_public_key_info()).into())
+    crate::sys::http::pem_key_digest(certificate)
+        == Some(Sha256::digest(key.subject_public_key_info()).into())
 }
 
 fn id_of(key: &KeyPair) -> Result<NodeId, EnrolError> {
@@ -140,9 +146,14 @@ mod tests {
 
     #[test]
     fn base32_gives_the_vectors_of_rfc_4648() {
-        for (text, encoded) in
-            [("", ""), ("f", "my"), ("fo", "mzxq"), ("foo", "mzxw6"), ("foob", "mzxw6yq"), ("fooba", "mzxw6ytb")]
-        {
+        for (text, encoded) in [
+            ("", ""),
+            ("f", "my"),
+            ("fo", "mzxq"),
+            ("foo", "mzxw6"),
+            ("foob", "mzxw6yq"),
+            ("fooba", "mzxw6ytb"),
+        ] {
             assert_eq!(base32(text.as_bytes()), encoded);
         }
     }

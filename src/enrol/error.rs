@@ -18,6 +18,9 @@ use crate::wire::envelope::EnvelopeError;
 /// Longest text of the service that is repeated to people, in characters.
 const MAX_WORDS: usize = 200;
 
+/// Between questions while the service decides what a claimed host shall be.
+const UNDECIDED_WAIT: Duration = Duration::from_secs(10);
+
 /// What the service itself said, cut and without control characters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Words(String);
@@ -46,7 +49,9 @@ impl fmt::Display for Words {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Waiting {
     /// Neither a service nor a local file is configured.
-    #[error("nobody says what this host shall be; set central.endpoints or central.assignment-file in /etc/edge-bootstrap/config.toml")]
+    #[error(
+        "nobody says what this host shall be; set central.endpoints or central.assignment-file in /etc/edge-bootstrap/config.toml"
+    )]
     NotConfigured,
     /// A person must approve this host.
     #[error("central waits for a person to approve this host: code {code}{}", replaces(.of))]
@@ -61,6 +66,9 @@ pub enum Waiting {
     /// The host has its place; what it shall do is not decided.
     #[error("central knows this host and has not decided yet what it shall be")]
     Undecided,
+    /// Nothing is stored, and the service was not asked in this call.
+    #[error("no assignment is stored and central was not asked yet")]
+    NotAsked,
 }
 
 fn replaces(of: &Option<Words>) -> String {
@@ -91,7 +99,9 @@ pub enum EnrolError {
     #[error(transparent)]
     State(#[from] StateError),
     /// Others than its owner can use a file with secrets.
-    #[error("others can read or change {path} (mode {mode:04o}, owner {owner}); run: chown root {path} && chmod 600 {path}")]
+    #[error(
+        "others can read or change {path} (mode {mode:04o}, owner {owner}); run: chown root {path} && chmod 600 {path}"
+    )]
     Exposed {
         /// The file.
         path: String,
@@ -121,7 +131,9 @@ pub enum EnrolError {
         source: HttpError,
     },
     /// Somebody else answered.
-    #[error("who answers at {endpoint} is not central; compare central.pins or central.ca-file with the service, or a proxy opens the connection")]
+    #[error(
+        "who answers at {endpoint} is not central; compare central.pins or central.ca-file with the service, or a proxy opens the connection"
+    )]
     Untrusted {
         /// Where.
         endpoint: String,
@@ -130,7 +142,9 @@ pub enum EnrolError {
         source: HttpError,
     },
     /// A web page or a redirect instead of an answer.
-    #[error("a web page answers at {endpoint} (status {status}): a captive portal or proxy stands between this host and central")]
+    #[error(
+        "a web page answers at {endpoint} (status {status}): a captive portal or proxy stands between this host and central"
+    )]
     CaptivePortal {
         /// Where.
         endpoint: String,
@@ -194,7 +208,9 @@ pub enum EnrolError {
         ours: String,
     },
     /// A generation below the one in force.
-    #[error("central gave generation {theirs}, below generation {ours} that is in force; a backup was restored there, and it goes on above {ours} by itself")]
+    #[error(
+        "central gave generation {theirs}, below generation {ours} that is in force; a backup was restored there, and it goes on above {ours} by itself"
+    )]
     GenerationLower {
         /// In force here.
         ours: u64,
@@ -202,7 +218,9 @@ pub enum EnrolError {
         theirs: u64,
     },
     /// The generation in force with other content.
-    #[error("central gave other content for generation {0} that is in force; it must give a change a higher number")]
+    #[error(
+        "central gave other content for generation {0} that is in force; it must give a change a higher number"
+    )]
     GenerationConflict(u64),
 }
 
@@ -267,6 +285,7 @@ impl EnrolError {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Waiting(Waiting::Approval { retry_after, .. }) => Some(*retry_after),
+            Self::Waiting(Waiting::Undecided) => Some(UNDECIDED_WAIT),
             Self::Unavailable { retry_after, .. } => *retry_after,
             _ => None,
         }
@@ -280,7 +299,7 @@ impl Waiting {
         match self {
             Self::NotConfigured => "EB-not-configured",
             Self::Approval { .. } => "EB-claim-pending",
-            Self::Undecided => "EB-assignment-pending",
+            Self::Undecided | Self::NotAsked => "EB-assignment-pending",
         }
     }
 }

@@ -112,7 +112,7 @@ mod tests {
         let tenth: Vec<Duration> = (0..1000)
             .map(|seed| {
                 let mut backoff = Backoff::new(seed);
-                (0..9).for_each(|_| drop(backoff.next(None)));
+                (0..9).for_each(|_| _ = backoff.next(None));
                 backoff.next(None)
             })
             .collect();
@@ -137,7 +137,8 @@ mod tests {
     async fn patience_ends_the_tries() {
         let start = tokio::time::Instant::now();
         let mut tries = 0;
-        let error = within(Duration::from_secs(60), &mut Backoff::new(5), async || {
+        let mut backoff = Backoff::new(5);
+        let error = within(Duration::from_secs(60), &mut backoff, async || {
             tries += 1;
             Err::<(), _>(busy())
         });
@@ -149,7 +150,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_refusal_is_not_tried_again() {
         let mut tries = 0;
-        let result = within(LONGEST, &mut Backoff::new(5), async || {
+        let mut backoff = Backoff::new(5);
+        let result = within(LONGEST, &mut backoff, async || {
             tries += 1;
             Err::<(), _>(EnrolError::Revoked)
         });
@@ -160,7 +162,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_late_success_counts() {
         let mut tries = 0;
-        let result = within(LONGEST, &mut Backoff::new(5), async || {
+        let mut backoff = Backoff::new(5);
+        let result = within(LONGEST, &mut backoff, async || {
             tries += 1;
             if tries < 4 { Err(busy()) } else { Ok(tries) }
         });

@@ -51,7 +51,9 @@ impl From<&config::Settings> for Source {
         match &settings.source {
             AssignmentSource::None => Self::None,
             AssignmentSource::File(path) => Self::File(path.to_string_lossy().into_owned()),
-            AssignmentSource::Central(central) => Self::Central(Box::new(taken_over(central, &settings.transport))),
+            AssignmentSource::Central(central) => {
+                Self::Central(Box::new(taken_over(central, &settings.transport)))
+            }
         }
     }
 }

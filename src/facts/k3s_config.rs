@@ -38,8 +38,9 @@ pub type Layer = BTreeMap<String, Vec<String>>;
 /// A configuration file that k3s would not read either.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ConfigParseError {
-    /// Not YAML.
-    #[error("not valid YAML: {0}")]
+    /// Not YAML. Only the place is told: the parser's own words quote the line,
+    /// and the line may hold a token.
+    #[error("not valid YAML{0}")]
     Yaml(String),
     /// Not a mapping of keys to values.
     #[error("not a mapping of keys to values")]
@@ -55,7 +56,7 @@ pub fn parse_layer(text: &str) -> Result<Layer, ConfigParseError> {
         return Ok(Layer::new());
     }
     let value: serde_json::Value =
-        serde_saphyr::from_str(text).map_err(|error| ConfigParseError::Yaml(error.to_string()))?;
+        serde_saphyr::from_str(text).map_err(|error| ConfigParseError::Yaml(place(&error)))?;
     let serde_json::Value::Object(map) = value else { return Err(ConfigParseError::NotAMapping) };
     Ok(map.into_iter().map(|(key, value)| redacted(key, texts(&value))).collect())
 }
@@ -110,6 +111,10 @@ impl Effective {
     }
 }
 
+fn place(error: &serde_saphyr::Error) -> String {
+    error.location().map_or_else(String::new, |at| format!(" at line {}, column {}", at.line(), at.column()))
+}
+
 fn shown_entry(key: &str, values: &[String]) -> String {
     match values {
         [one] => format!("{key}: {one}\n"),
@@ -152,9 +157,9 @@ mod tests {
     fn later_files_replace_and_plus_appends() {
         let mut config = Effective::default();
         config.merge("disable:\n- a\n- b\nnode-name: x\n").unwrap();
-        config.merge("disable+: c\nnode-name: y\n").unwrap();
+        config.merge("disable+: c\nnode-name: later\n").unwrap();
         assert_eq!(config.all("disable"), ["a", "b", "c"]);
-        assert_eq!(config.first("node-name"), Some("y"));
+        assert_eq!(config.first("node-name"), Some("later"));
     }
 
     #[test]
@@ -162,6 +167,12 @@ mod tests {
         let mut config = Effective::default();
         config.merge("etcd-s3-secret-key: canary\ntoken+: canary\n").unwrap();
         assert!(!format!("{config:?}{}", config.shown()).contains("canary"));
+    }
+
+    #[test]
+    fn an_error_tells_the_place_and_never_the_line() {
+        let error = parse_layer("a: b\ntoken: [canary\n").unwrap_err();
+        assert_eq!(error.to_string(), "not valid YAML at line 2, column 8");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::Fact;
 /// The host's view of its networks.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Network {
-    /// Interfaces except loopback, by name.
+    /// Interfaces by name; `lo` only when it carries an address beside its own.
     pub interfaces: Fact<Vec<Interface>>,
     /// Routes of the main table.
     pub routes: Fact<Vec<Route>>,

@@ -70,6 +70,21 @@ pub struct K3s {
     pub ca_hash: Fact<Option<String>>,
 }
 
+/// What a unit was started with, as its gate records it in this boot in
+/// `paths::started_with(unit)`: plain JSON, no secret in it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartRecord {
+    /// k3s: effective values of `config.yaml` with all drop-ins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub effective: Option<Effective>,
+    /// k3s: target of `/usr/local/bin/k3s`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub binary: Option<String>,
+    /// containerd: SHA-256 of our configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<String>,
+}
+
 /// State of one unit, as systemd tells it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unit {

@@ -4,7 +4,7 @@
 //! configuration.
 
 use super::mounts::{self, Mount};
-use super::versions;
+use super::{k3s, text, versions};
 use crate::facts::Fact;
 use crate::facts::runtime::Containerd;
 use crate::sys::Root;
@@ -27,14 +27,16 @@ const CNI_BIN_DIRS: [&str; 4] =
 pub async fn observe(root: &Root, mounts: &Fact<Vec<Mount>>) -> Containerd {
     let binary = binary(root);
     let version = match &binary {
-        Fact::Known(program) => super::text::parsed(
+        Fact::Known(program) => text::parsed(
             versions::printed(root, program).await,
             "what containerd prints as its version",
             parse_version,
         ),
         Fact::Unknown { unknown } => Fact::unknown(unknown.clone()),
     };
-    Containerd { binary, version, cni_bin_dirs: cni_bin_dirs(root), root_fs: root_fs(mounts) }
+    let started_with =
+        k3s::started(root, &["containerd"]).map(|record| record.and_then(|record| record.config));
+    Containerd { binary, version, cni_bin_dirs: cni_bin_dirs(root), root_fs: root_fs(mounts), started_with }
 }
 
 fn binary(root: &Root) -> Fact<String> {
@@ -68,15 +70,17 @@ fn parse_version(printed: &str) -> Option<(u32, u32, u32)> {
 /// Those that hold the loopback plugin come first.
 fn cni_bin_dirs(root: &Root) -> Fact<Vec<String>> {
     let mut found: Vec<String> =
-        CNI_BIN_DIRS.iter().filter(|path| root.path(path).is_dir()).map(|path| (*path).to_owned()).collect();
+        CNI_BIN_DIRS.iter().filter(|path| text::is_dir(root, path)).map(|path| (*path).to_owned()).collect();
     found.sort_by_key(|path| !root.exists(&format!("{path}/loopback")));
     Fact::Known(found)
 }
 
 fn root_fs(mounts: &Fact<Vec<Mount>>) -> Fact<String> {
     match mounts {
-        Fact::Known(mounts) => mounts::below(mounts, STATE)
-            .map_or_else(|| Fact::unknown("nothing is mounted at /"), |mount| Fact::Known(mount.fs_type.clone())),
+        Fact::Known(mounts) => mounts::below(mounts, STATE).map_or_else(
+            || Fact::unknown("nothing is mounted at /"),
+            |mount| Fact::Known(mount.fs_type.clone()),
+        ),
         Fact::Unknown { unknown } => Fact::unknown(unknown.clone()),
     }
 }
@@ -97,7 +101,8 @@ mod tests {
         ] {
             assert_eq!(parse_version(printed), Some(version), "{printed}");
         }
-        for printed in ["", "containerd", "containerd x 2.1", "containerd x v.1.2 y", "containerd x 1.2.~ds1"] {
+        for printed in ["", "containerd", "containerd x 2.1", "containerd x v.1.2 y", "containerd x 1.2.~ds1"]
+        {
             assert_eq!(parse_version(printed), None, "{printed}");
         }
     }

@@ -10,8 +10,7 @@ use crate::sys::Root;
 
 const BLOCK: &str = "/sys/block";
 /// Block devices that are no disks of this machine.
-const OTHERS: [&str; 11] =
-    ["loop", "ram", "dm-", "zram", "sr", "fd", "md", "nbd", "drbd", "rbd", "mtdblock"];
+const OTHERS: [&str; 11] = ["loop", "ram", "dm-", "zram", "sr", "fd", "md", "nbd", "drbd", "rbd", "mtdblock"];
 const SECTOR: u64 = 512;
 
 /// Whole disks, by name.
@@ -21,9 +20,9 @@ pub fn observe(root: &Root) -> Fact<Vec<Disk>> {
         return Fact::unknown(format!("there is no {BLOCK}"));
     }
     match root.list(BLOCK) {
-        Ok(names) => {
-            Fact::Known(names.iter().filter(|name| is_disk(root, name)).map(|name| disk(root, name)).collect())
-        }
+        Ok(names) => Fact::Known(
+            names.iter().filter(|name| is_disk(root, name)).map(|name| disk(root, name)).collect(),
+        ),
         Err(error) => text::because(&error),
     }
 }
@@ -63,9 +62,8 @@ fn serial(root: &Root, name: &str) -> Fact<String> {
 /// Unit serial number page of SCSI: four bytes of header, then the text.
 fn page_80(root: &Root, path: &str) -> Fact<String> {
     match root.read(path) {
-        Ok(Some(bytes)) => {
-            page_80_text(&bytes).map_or_else(|| Fact::unknown(format!("{path} has an unexpected form")), text::vendor_text)
-        }
+        Ok(Some(bytes)) => page_80_text(&bytes)
+            .map_or_else(|| Fact::unknown(format!("{path} has an unexpected form")), text::vendor_text),
         Ok(None) => Fact::unknown(format!("there is no {path}")),
         Err(error) => text::because(&error),
     }
@@ -95,7 +93,13 @@ mod tests {
     #[test]
     fn the_serial_page_of_scsi_is_read() {
         assert_eq!(page_80_text(b"\x00\x80\x00\x08  WD-12 \n"), Some("WD-12".to_owned()));
-        for page in [b"".as_slice(), b"\x00\x80", b"\x00\x80\x00\x09short", b"\x00\x80\x00\x04    ", b"\x00\x80\x00\x02\xff\xfe"] {
+        for page in [
+            b"".as_slice(),
+            b"\x00\x80",
+            b"\x00\x80\x00\x09short",
+            b"\x00\x80\x00\x04    ",
+            b"\x00\x80\x00\x02\xff\xfe",
+        ] {
             assert_eq!(page_80_text(page), None, "{page:?}");
         }
     }

@@ -6,11 +6,12 @@
 
 use std::collections::BTreeMap;
 
+use super::text;
 use crate::facts::k3s_config::Effective;
 use crate::facts::runtime::FileFact;
 use crate::paths::{
-    CNI_DIR, CNI_LOOPBACK, CONTAINERD_CERTS, CONTAINERD_CONFIG, CONTAINERD_DROP_IN, DROP_IN, GENERATIONS, HOSTNAME,
-    HOSTS, K3S_AGENT_UNIT, K3S_CONFIG, K3S_CONFIG_DIR, K3S_LINK, K3S_UNIT, MODULES, SYSCTL,
+    CNI_DIR, CNI_LOOPBACK, CONTAINERD_CERTS, CONTAINERD_CONFIG, CONTAINERD_DROP_IN, DROP_IN, GENERATIONS,
+    HOSTNAME, HOSTS, K3S_AGENT_UNIT, K3S_CONFIG, K3S_CONFIG_DIR, K3S_LINK, K3S_UNIT, MODULES, SYSCTL,
 };
 use crate::sys::Root;
 use crate::wire::secret::sha256_hex;
@@ -52,7 +53,9 @@ pub fn observe(root: &Root, generation: Option<u64>) -> BTreeMap<String, FileFac
     let registries = below(root, CONTAINERD_CERTS).into_iter();
     paths.extend(registries.map(|registry| (format!("{registry}/hosts.toml"), Show::Guarded)));
     if let Some(number) = generation {
-        paths.extend(below(root, &format!("{GENERATIONS}/{number}")).into_iter().map(|path| (path, Show::Digest)));
+        paths.extend(
+            below(root, &format!("{GENERATIONS}/{number}")).into_iter().map(|path| (path, Show::Digest)),
+        );
     }
     paths.push((CNI_LOOPBACK.to_owned(), Show::Text));
     paths.into_iter().filter_map(|(path, show)| Some((path.clone(), file(root, &path, show)?))).collect()
@@ -83,7 +86,7 @@ fn below(root: &Root, directory: &str) -> Vec<String> {
 }
 
 fn file(root: &Root, path: &str, show: Show) -> Option<FileFact> {
-    if !root.exists(path) || root.path(path).is_dir() {
+    if !root.exists(path) || text::is_dir(root, path) {
         return None;
     }
     let stat = root.stat(path).ok().flatten();

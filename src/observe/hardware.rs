@@ -31,7 +31,7 @@ fn cpus(root: &Root) -> Fact<u32> {
 
 fn arch(root: &Root) -> Fact<String> {
     if root.is_host() {
-        return Fact::Known(artifact_arch(std::env::consts::ARCH));
+        return Fact::Known(artifact_arch(machine::arch()));
     }
     text::first_known([
         text::kernel(root, &format!("{FIXTURES}/arch")),

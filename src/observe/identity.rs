@@ -16,9 +16,8 @@ const KERNEL_HOSTNAME: &str = "/proc/sys/kernel/hostname";
 const MACHINE_ID: &str = "/etc/machine-id";
 const DMI: &str = "/sys/class/dmi/id";
 /// This program's own id for `sd_id128_get_machine_app_specific`(3), random.
-const APPLICATION: [u8; 16] = [
-    0x8d, 0x1f, 0x6a, 0x02, 0x5b, 0xe7, 0x4c, 0x39, 0xa4, 0x70, 0xd3, 0x9e, 0x61, 0xc8, 0x2f, 0xb5,
-];
+const APPLICATION: [u8; 16] =
+    [0x8d, 0x1f, 0x6a, 0x02, 0x5b, 0xe7, 0x4c, 0x39, 0xa4, 0x70, 0xd3, 0x9e, 0x61, 0xc8, 0x2f, 0xb5];
 
 /// Who the host says it is, and what its board says.
 #[must_use]
@@ -124,7 +123,9 @@ mod tests {
 
     #[test]
     fn what_is_no_machine_id_is_refused() {
-        for id in ["", "uninitialized", "00000000000000000000000000000000", "+123456789abcdef0123456789abcdef"] {
+        for id in
+            ["", "uninitialized", "00000000000000000000000000000000", "+123456789abcdef0123456789abcdef"]
+        {
             assert_eq!(raw_id(id), None, "{id}");
         }
     }

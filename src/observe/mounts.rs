@@ -6,8 +6,8 @@
 use super::text;
 use crate::facts::Fact;
 use crate::facts::hardware::Filesystem;
-use crate::sys::machine::{self, Space};
 use crate::sys::Root;
+use crate::sys::machine::{self, Space};
 
 const MOUNTINFO: &str = "/proc/self/mountinfo";
 /// File systems whose answers come from another host.
@@ -15,9 +15,9 @@ const NETWORK: [&str; 10] =
     ["nfs", "nfs4", "cifs", "smb3", "ceph", "glusterfs", "9p", "afs", "lustre", "fuse.sshfs"];
 /// Mount points of containers: theirs come and go and hold nothing of the host's.
 const CONTAINERS: [&str; 6] = [
-    "/run/containerd/",
-    "/run/k3s/",
-    "/run/netns/",
+    "/run/containerd",
+    "/run/k3s",
+    "/run/netns",
     "/var/lib/containerd/io.containerd",
     "/var/lib/docker/",
     "/var/lib/kubelet/",
@@ -48,7 +48,8 @@ impl Mount {
         let on_disk = self.source.starts_with("/dev/") || matches!(self.fs_type.as_str(), "zfs" | "btrfs");
         let writable_type = !matches!(self.fs_type.as_str(), "squashfs" | "iso9660" | "devtmpfs");
         let volatile = self.fs_type == "tmpfs"
-            && (matches!(self.mount_point.as_str(), "/run" | "/tmp") || self.mount_point.starts_with("/var/"));
+            && (matches!(self.mount_point.as_str(), "/run" | "/tmp")
+                || self.mount_point.starts_with("/var/"));
         self.mount_point == "/" || (on_disk && writable_type) || volatile || self.is_network()
     }
 }
@@ -63,8 +64,12 @@ fn visible(mounts: Vec<Mount>) -> Vec<Mount> {
     let hidden = |index: usize, mount: &Mount| {
         mounts.iter().skip(index + 1).any(|later| later.mount_point == mount.mount_point)
     };
-    let kept: Vec<usize> =
-        mounts.iter().enumerate().filter(|(index, mount)| !hidden(*index, mount)).map(|(index, _)| index).collect();
+    let kept: Vec<usize> = mounts
+        .iter()
+        .enumerate()
+        .filter(|(index, mount)| !hidden(*index, mount))
+        .map(|(index, _)| index)
+        .collect();
     kept.into_iter().filter_map(|index| mounts.get(index).cloned()).collect()
 }
 
@@ -118,7 +123,10 @@ fn octal(digits: &[u8]) -> Option<u8> {
 /// The mount that `path` lies on.
 #[must_use]
 pub fn below<'a>(mounts: &'a [Mount], path: &str) -> Option<&'a Mount> {
-    mounts.iter().filter(|mount| lies_in(path, &mount.mount_point)).max_by_key(|mount| mount.mount_point.len())
+    mounts
+        .iter()
+        .filter(|mount| lies_in(path, &mount.mount_point))
+        .max_by_key(|mount| mount.mount_point.len())
 }
 
 fn lies_in(path: &str, mount_point: &str) -> bool {
@@ -146,7 +154,8 @@ fn space(root: &Root, mounts: &[Mount], mount: &Mount) -> Fact<Space> {
         return Fact::unknown("this root is not the running host");
     }
     // The way to a local mount may lead through a dead server as well.
-    let through_network = |other: &Mount| other.is_network() && lies_in(&mount.mount_point, &other.mount_point);
+    let through_network =
+        |other: &Mount| other.is_network() && lies_in(&mount.mount_point, &other.mount_point);
     if mounts.iter().any(through_network) {
         return Fact::unknown("a network file system is not asked: it could hang");
     }
@@ -158,9 +167,9 @@ fn space(root: &Root, mounts: &[Mount], mount: &Mount) -> Fact<Space> {
 
 fn filesystem(mount: &Mount, space: Fact<Space>) -> Filesystem {
     let free_inodes = match space.clone() {
-        Fact::Known(space) => {
-            space.free_inodes.map_or_else(|| Fact::unknown("this file system has no fixed number of inodes"), Fact::Known)
-        }
+        Fact::Known(space) => space
+            .free_inodes
+            .map_or_else(|| Fact::unknown("this file system has no fixed number of inodes"), Fact::Known),
         Fact::Unknown { unknown } => Fact::Unknown { unknown },
     };
     Filesystem {
@@ -193,7 +202,8 @@ mod tests {
 
     #[test]
     fn a_path_lies_on_its_nearest_mount() {
-        let lines = [ROOT, "30 25 8:3 / /var rw - xfs /dev/sda3 rw", "31 25 8:4 / /var/lib2 rw - btrfs /dev/sda4 rw"];
+        let lines =
+            [ROOT, "30 25 8:3 / /var rw - xfs /dev/sda3 rw", "31 25 8:4 / /var/lib2 rw - btrfs /dev/sda4 rw"];
         let mounts: Vec<Mount> = lines.iter().filter_map(|line| parse(line)).collect();
         assert_eq!(below(&mounts, "/var/lib/containerd").unwrap().fs_type, "xfs");
         assert_eq!(below(&mounts, "/var/lib2").unwrap().fs_type, "btrfs");
@@ -210,7 +220,11 @@ mod tests {
 
     #[test]
     fn the_space_behind_a_network_mount_is_not_asked() {
-        let lines = [ROOT, "40 25 0:50 / /net rw - nfs4 10.0.0.1:/e rw", "41 40 8:9 / /net/disk rw - ext4 /dev/sdz1 rw"];
+        let lines = [
+            ROOT,
+            "40 25 0:50 / /net rw - nfs4 10.0.0.1:/e rw",
+            "41 40 8:9 / /net/disk rw - ext4 /dev/sdz1 rw",
+        ];
         let mounts: Vec<Mount> = lines.iter().filter_map(|line| parse(line)).collect();
         for mount in &mounts[1..] {
             assert!(space(&Root::default(), &mounts, mount).reason().unwrap().contains("network"));

@@ -12,6 +12,7 @@ use crate::facts::network::{Cidr, Interface, Network};
 use crate::sys::{Root, host};
 
 const NET: &str = "/sys/class/net";
+const LOOPBACK: &str = "lo";
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// `NET_ADDR_PERM`: the address is the one that the hardware came with.
 const PERMANENT: &str = "0";
@@ -24,7 +25,8 @@ pub fn observe(root: &Root) -> Network {
     Network { interfaces: interfaces(root), routes: routes::observe(root), resolvers: resolvers(root) }
 }
 
-/// Interfaces except loopback, by name.
+/// Interfaces by name. The loopback interface is one of them only when it
+/// carries an address of the host, as a virtual IP may be kept there.
 #[must_use]
 pub fn interfaces(root: &Root) -> Fact<Vec<Interface>> {
     let addresses = match addresses(root) {
@@ -36,11 +38,11 @@ pub fn interfaces(root: &Root) -> Fact<Vec<Interface>> {
         Ok(names) => names,
         Err(error) => return text::because(&error),
     };
-    names.retain(|name| root.path(&format!("{NET}/{name}")).is_dir());
+    names.retain(|name| text::is_dir(root, &format!("{NET}/{name}")));
     names.extend(addresses.keys().cloned());
     names.sort();
     names.dedup();
-    names.retain(|name| name != "lo");
+    names.retain(|name| name != LOOPBACK || addresses.contains_key(LOOPBACK));
     Fact::Known(names.into_iter().map(|name| interface(root, name, &addresses)).collect())
 }
 
@@ -99,11 +101,12 @@ fn carrier(root: &Root, path: &str) -> Fact<bool> {
     }
 }
 
-/// Addresses by interface, loopback included.
+/// Addresses by interface, without `127.0.0.0/8` and `::1`.
 fn addresses(root: &Root) -> Fact<Addresses> {
     if !root.is_host() {
         let path = format!("{FIXTURES}/addresses");
-        return text::file(root, &path).map(|lines| lines.lines().filter_map(fixture_address).fold(Addresses::new(), add));
+        return text::file(root, &path)
+            .map(|lines| lines.lines().filter_map(fixture_address).fold(Addresses::new(), add));
     }
     match host::addresses() {
         Ok(found) => Fact::Known(found.into_iter().map(kernel_address).fold(Addresses::new(), add)),
@@ -112,6 +115,9 @@ fn addresses(root: &Root) -> Fact<Addresses> {
 }
 
 fn add(mut map: Addresses, (interface, cidr): (String, Cidr)) -> Addresses {
+    if cidr.address.is_loopback() {
+        return map;
+    }
     map.entry(interface).or_default().push(cidr);
     map
 }

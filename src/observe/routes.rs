@@ -55,10 +55,13 @@ fn v4_address(text: &str) -> Option<Ipv4Addr> {
 
 fn v6(line: &str) -> Option<Route> {
     let fields: Vec<&str> = line.split_whitespace().collect();
-    let [destination, prefix, _, _, gateway, _, _, _, flags, interface] = fields.as_slice() else { return None };
+    let [destination, prefix, _, _, gateway, _, _, _, flags, interface] = fields.as_slice() else {
+        return None;
+    };
     let flags = hex(flags)?;
     let address = v6_address(destination)?;
-    if flags & UP == 0 || flags & (REJECT | NO_ROUTE_V6) != 0 || *interface == "lo" || address.is_multicast() {
+    if flags & UP == 0 || flags & (REJECT | NO_ROUTE_V6) != 0 || *interface == "lo" || address.is_multicast()
+    {
         return None;
     }
     let prefix = u8::try_from(hex(prefix)?).ok().filter(|prefix| *prefix <= 128)?;
@@ -101,12 +104,19 @@ mod tests {
     #[test]
     fn routes_of_ipv6_are_told_from_local_entries() {
         let zeros = "0".repeat(32);
-        let default = format!("{zeros} 00 {zeros} 00 fe800000000000000000000000000001 00000400 00000001 00000000 00000003     eth0");
+        let default = format!(
+            "{zeros} 00 {zeros} 00 fe800000000000000000000000000001 00000400 00000001 00000000 00000003     eth0"
+        );
         let route = v6(&default).unwrap();
         assert_eq!((route.destination.to_string().as_str(), route.gateway), ("::/0", "fe80::1".parse().ok()));
-        let local = format!("fd00000000000000000000000000000a 80 {zeros} 00 {zeros} 00000000 00000002 00000000 80200001     eth0");
+        let local = format!(
+            "fd00000000000000000000000000000a 80 {zeros} 00 {zeros} 00000000 00000002 00000000 80200001     eth0"
+        );
         assert_eq!(v6(&local), None);
-        let multicast = format!("ff{} 08 {zeros} 00 {zeros} 00000100 00000001 00000000 00000001     eth0", "0".repeat(30));
+        let multicast = format!(
+            "ff{} 08 {zeros} 00 {zeros} 00000100 00000001 00000000 00000001     eth0",
+            "0".repeat(30)
+        );
         assert_eq!(v6(&multicast), None);
     }
 

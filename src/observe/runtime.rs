@@ -53,7 +53,8 @@ pub fn generations(root: &Root) -> Generations {
         let mut paths = config.all("token-file").iter().chain(config.all("agent-token-file"));
         paths.find_map(|path| generation_of(path))
     });
-    let current = current.map(|number| GenerationFact { number, digest: digest(root, number).unwrap_or_default() });
+    let current =
+        current.map(|number| GenerationFact { number, digest: digest(root, number).unwrap_or_default() });
     Generations { current, highest }
 }
 
@@ -107,7 +108,12 @@ mod tests {
     #[test]
     fn only_paths_inside_a_generation_name_one() {
         assert_eq!(generation_of("/var/lib/edge-bootstrap/generations/7/server-token"), Some(7));
-        for path in ["/var/lib/edge-bootstrap/generations/7", "/var/lib/edge-bootstrap/generations/x/t", "/etc/7/t", ""] {
+        for path in [
+            "/var/lib/edge-bootstrap/generations/7",
+            "/var/lib/edge-bootstrap/generations/x/t",
+            "/etc/7/t",
+            "",
+        ] {
             assert_eq!(generation_of(path), None, "{path}");
         }
     }

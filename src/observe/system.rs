@@ -50,7 +50,10 @@ pub fn observe(root: &Root, clock: Clock, mounts: &Fact<Vec<Mount>>) -> System {
 }
 
 /// One word of each line, sorted.
-fn words<'a>(table: &'a str, pick: impl Fn(&mut std::str::SplitWhitespace<'a>) -> Option<&'a str>) -> Vec<String> {
+fn words<'a>(
+    table: &'a str,
+    pick: impl Fn(&mut std::str::SplitWhitespace<'a>) -> Option<&'a str>,
+) -> Vec<String> {
     let mut words: Vec<String> =
         table.lines().filter_map(|line| pick(&mut line.split_whitespace())).map(str::to_owned).collect();
     words.sort();
@@ -112,7 +115,9 @@ fn cgroup(root: &Root, mounts: &Fact<Vec<Mount>>) -> Fact<Cgroup> {
 }
 
 fn cgroup_version(mounts: &[Mount]) -> Option<CgroupVersion> {
-    let at = |path: &str| mounts.iter().find(|mount| mount.mount_point == path).map(|mount| mount.fs_type.as_str());
+    let at = |path: &str| {
+        mounts.iter().find(|mount| mount.mount_point == path).map(|mount| mount.fs_type.as_str())
+    };
     if at(CGROUP) == Some("cgroup2") {
         return Some(CgroupVersion::V2);
     }
@@ -135,10 +140,10 @@ fn enabled_controller(line: &str) -> Option<String> {
 /// From the name of systemd's private library, which carries its version since 231.
 fn systemd(root: &Root) -> Fact<u32> {
     let names = SYSTEMD_LIBRARIES.iter().filter_map(|directory| root.list(directory).ok()).flatten();
-    names
-        .filter_map(|name| library_version(&name))
-        .max()
-        .map_or_else(|| Fact::unknown("systemd was not asked and its library has no version in its name"), Fact::Known)
+    names.filter_map(|name| library_version(&name)).max().map_or_else(
+        || Fact::unknown("systemd was not asked and its library has no version in its name"),
+        Fact::Known,
+    )
 }
 
 fn library_version(name: &str) -> Option<u32> {

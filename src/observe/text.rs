@@ -59,6 +59,11 @@ pub fn vendor_text(text: String) -> Fact<String> {
     if is_placeholder(&text) { Fact::unknown("placeholder of the vendor") } else { Fact::Known(text) }
 }
 
+/// Whether a directory is there, links followed.
+pub fn is_dir(root: &Root, path: &str) -> bool {
+    root.stat(path).ok().flatten().is_some_and(|stat| stat.is_dir)
+}
+
 /// A whole text file; absent is unknown.
 pub fn file(root: &Root, path: &str) -> Fact<String> {
     match root.read_text(path) {
@@ -124,7 +129,15 @@ mod tests {
 
     #[test]
     fn placeholders_of_vendors_are_told_from_real_values() {
-        for text in ["00000000-0000-0000-0000-000000000000", "FFFFFFFF", "Default string", "...", "To Be Filled By O.E.M.", "xxxx", "0"] {
+        for text in [
+            "00000000-0000-0000-0000-000000000000",
+            "FFFFFFFF",
+            "Default string",
+            "...",
+            "To Be Filled By O.E.M.",
+            "xxxx",
+            "0",
+        ] {
             assert!(is_placeholder(text), "{text}");
         }
         for text in ["4c4c4544-0042-3510-8052-b4c04f4d3132", "F00D", "7XK2Q93", "PF0A1B2C", "0000001"] {

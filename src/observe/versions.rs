@@ -87,22 +87,19 @@ fn save(root: &Root, cache: &Cache) {
 mod tests {
     use super::*;
 
-    const STAT: Stat = Stat {
-        mode: 0o755,
-        size: 10,
-        uid: 0,
-        dev: 1,
-        inode: 2,
-        mtime: 3,
-        is_dir: false,
-        is_file: true,
-    };
+    const STAT: Stat =
+        Stat { mode: 0o755, size: 10, uid: 0, dev: 1, inode: 2, mtime: 3, is_dir: false, is_file: true };
 
     #[test]
     fn another_file_is_not_taken_for_the_one_that_was_asked() {
         let entry = Entry::new(&STAT, "containerd x 1.7.0".to_owned());
         assert!(entry.is_of(&STAT));
-        for other in [Stat { inode: 9, ..STAT }, Stat { size: 9, ..STAT }, Stat { mtime: 9, ..STAT }, Stat { dev: 9, ..STAT }] {
+        for other in [
+            Stat { inode: 9, ..STAT },
+            Stat { size: 9, ..STAT },
+            Stat { mtime: 9, ..STAT },
+            Stat { dev: 9, ..STAT },
+        ] {
             assert!(!entry.is_of(&other));
         }
     }
@@ -117,7 +114,7 @@ mod tests {
         root.make_dir(STATE_DIR, 0o700).unwrap();
         save(&root, &cache);
         assert_eq!(load(&root), cache);
-        std::fs::write(root.path(VERSIONS), b"{").unwrap();
+        crate::sys::atomic::write(&root, VERSIONS, b"{", 0o600).unwrap();
         assert_eq!(load(&root), Cache::new());
     }
 

@@ -316,16 +316,6 @@ impl Rendered {
             reason: "k3s's configuration; its rename commits the generation".to_owned(),
         }
     }
-
-    /// Every secret text in this configuration, for the lint.
-    pub fn secrets(&self) -> Vec<String> {
-        let from_entries = self.entries.iter().filter(|(key, _)| SECRET_KEYS.contains(&key.as_str()));
-        let texts = from_entries.filter_map(|(_, value)| match value {
-            Value::Text(text) => Some(text.clone()),
-            _ => None,
-        });
-        texts.chain(self.sides.iter().map(|side| side.content.trim_end().to_owned())).collect()
-    }
 }
 
 fn hide_secrets(mut entries: Vec<(String, Value)>) -> Vec<(String, Value)> {

@@ -119,7 +119,7 @@ fn unified(path: &str, old: &str, new: &str) -> String {
 }
 
 fn unit_changes(unit: &PlannedUnit, facts: &HostFacts) -> Vec<UnitChange> {
-    let Some(now) = facts.runtime.units.get(&unit.name).and_then(|fact| fact.known()) else {
+    let Some(now) = facts.runtime.units.get(unit.name.trim_end_matches(".service")).and_then(|fact| fact.known()) else {
         return absent_unit(unit);
     };
     let up = matches!(now.active.as_str(), "active" | "activating" | "reloading");

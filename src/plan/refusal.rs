@@ -60,10 +60,14 @@ impl WaitingOn {
     }
 
     /// Whether k3s must not start while this lasts: starting could form a
-    /// second cluster or use an identity that is not confirmed.
+    /// second cluster. Everything else leaves the generation in force alone.
     #[must_use]
     pub fn holds_k3s(&self) -> bool {
-        matches!(self, Self::InitLease | Self::Refused(_))
+        match self {
+            Self::InitLease => true,
+            Self::Refused(refusal) => refusal.code.starts_with("EB-datastore-"),
+            _ => false,
+        }
     }
 }
 

@@ -67,7 +67,7 @@ fn differs(inputs: Inputs<'_>, files: &[PlannedFile], path: &str) -> bool {
 }
 
 fn unit<'a>(inputs: Inputs<'a>, name: &str) -> Option<&'a Unit> {
-    inputs.facts.runtime.units.get(name)?.known()
+    inputs.facts.runtime.units.get(name.trim_end_matches(".service"))?.known()
 }
 
 fn is_up(unit: &Unit) -> bool {

@@ -93,3 +93,28 @@ pub fn alarm(seconds: u32) {
 pub fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
+
+/// Tells process `pid` to read its configuration again: SIGHUP. One that has
+/// gone needs no word.
+pub fn hang_up(pid: u32) {
+    if let Ok(pid) = i32::try_from(pid) {
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGHUP);
+    }
+}
+
+/// The command line of this process.
+#[must_use]
+pub fn arguments() -> Vec<std::ffi::OsString> {
+    std::env::args_os().collect()
+}
+
+/// Reads standard input to its end, up to 64 KiB.
+///
+/// # Errors
+/// When it cannot be read or is not text.
+pub fn standard_input() -> std::io::Result<String> {
+    use std::io::Read as _;
+    let mut text = String::new();
+    std::io::stdin().take(64 * 1024).read_to_string(&mut text)?;
+    Ok(text)
+}

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use reqwest::header::{ACCEPT, CONTENT_TYPE, RANGE, RETRY_AFTER};
 use reqwest::{NoProxy, Proxy, Response, Url, redirect, tls::TlsInfo};
+use rustls::pki_types::pem::PemObject as _;
 use thiserror::Error;
 
 /// Longest time for a name, in seconds.
@@ -249,9 +250,17 @@ impl Download {
     }
 }
 
+/// Digest of the public key of a certificate in PEM; `None` when it is none.
+#[must_use]
+pub fn pem_key_digest(pem: &str) -> Option<KeyDigest> {
+    let certificate = rustls::pki_types::CertificateDer::from_pem_slice(pem.as_bytes()).ok()?;
+    tls::key_digest(&certificate).ok()
+}
+
 /// Plain http may only reach this machine.
 fn allowed(text: &str) -> Result<Url, HttpError> {
-    let url = Url::parse(text).map_err(|error| HttpError::Settings(format!("{text:?} is no URL: {error}")))?;
+    let url =
+        Url::parse(text).map_err(|error| HttpError::Settings(format!("{text:?} is no URL: {error}")))?;
     let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
     let loopback = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
     match url.scheme() {
@@ -263,7 +272,8 @@ fn allowed(text: &str) -> Result<Url, HttpError> {
 
 fn proxy_for(url: &str) -> Result<Proxy, HttpError> {
     // The text of the error could repeat the URL, and with it a password.
-    let proxy = Proxy::all(url).map_err(|_| HttpError::Settings("the proxy URL cannot be used".to_owned()))?;
+    let proxy =
+        Proxy::all(url).map_err(|_| HttpError::Settings("the proxy URL cannot be used".to_owned()))?;
     Ok(proxy.no_proxy(NoProxy::from_string("localhost,127.0.0.0/8,::1")))
 }
 
@@ -330,10 +340,14 @@ mod tests {
 
     #[test]
     fn plain_http_reaches_only_this_machine() {
-        for url in ["http://127.0.0.1:1/", "http://localhost/", "http://[::1]:1/", "https://central.example.net/"] {
+        for url in
+            ["http://127.0.0.1:1/", "http://localhost/", "http://[::1]:1/", "https://central.example.net/"]
+        {
             assert!(allowed(url).is_ok(), "{url}");
         }
-        for url in ["http://central.example.net/", "http://10.0.0.1/", "ftp://127.0.0.1/", "file:///etc/passwd"] {
+        for url in
+            ["http://central.example.net/", "http://10.0.0.1/", "ftp://127.0.0.1/", "file:///etc/passwd"]
+        {
             assert!(matches!(allowed(url), Err(HttpError::Plain)), "{url}");
         }
         assert!(matches!(allowed("central"), Err(HttpError::Settings(_))));
@@ -341,7 +355,8 @@ mod tests {
 
     #[test]
     fn a_proxy_password_is_never_shown() {
-        let settings = Settings { proxy: Some("http://user:canary@10.0.0.1:3128".to_owned()), ..Settings::default() };
+        let settings =
+            Settings { proxy: Some("http://user:canary@10.0.0.1:3128".to_owned()), ..Settings::default() };
         assert!(!format!("{settings:?}").contains("canary"));
         let error = proxy_for("http://user:canary@[/").unwrap_err();
         assert!(!error.to_string().contains("canary"));

@@ -68,6 +68,12 @@ pub fn memory() -> Option<MemoryTotals> {
     })
 }
 
+/// Architecture of this program and so of the running machine, for example `x86_64`.
+#[must_use]
+pub fn arch() -> &'static str {
+    std::env::consts::ARCH
+}
+
 /// Logical processors of the running machine; `None` when sysinfo knows none.
 #[must_use]
 pub fn cpus() -> Option<u32> {

@@ -13,12 +13,15 @@ pub mod clock;
 pub mod exec;
 pub mod fault;
 pub mod host;
+pub mod hostnamed;
 pub mod http;
+pub mod local;
 pub mod lock;
 pub mod machine;
 pub mod notify;
 pub mod random;
 pub mod root;
+pub mod sink;
 pub mod statefile;
 pub mod systemd;
 

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
+use super::root::Root;
+
 /// The pre-start part is done.
 pub fn ready() {
     send(&[NotifyState::Ready]);
@@ -35,4 +37,14 @@ pub fn watchdog_interval() -> Option<Duration> {
 fn send(states: &[NotifyState<'_>]) {
     // A lost datagram costs at most a status line; systemd's own timeouts cover the rest.
     let _ = sd_notify::notify(states);
+}
+
+/// One line on the console, for whoever stands before the host. A host without
+/// a console shows it in `status` alone.
+pub fn console(root: &Root, line: &str) {
+    use std::io::Write as _;
+    if let Ok(mut console) = std::fs::OpenOptions::new().write(true).open(root.path("/dev/console")) {
+        // A console that takes no line has nobody before it.
+        let _ = writeln!(console, "{line}");
+    }
 }

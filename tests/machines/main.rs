@@ -4,6 +4,8 @@
 //! an emulated one takes all processors of a small test machine.
 #![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
+use std::net::Ipv4Addr;
+
 use edge_lab::{Lab, MachineSpec, Suite};
 
 #[test]
@@ -17,4 +19,18 @@ fn a_machine_keeps_what_was_synced_when_its_power_is_cut() {
     machine.boot().unwrap();
     assert_eq!(machine.sh("cat /root/synced").unwrap(), "kept");
     assert_eq!(machine.sh("cat /root/not-synced 2>/dev/null || true").unwrap(), "");
+}
+
+#[test]
+fn a_machine_has_device_mapper_a_data_disk_and_the_labs_network() {
+    let lab = Lab::open("devices").unwrap();
+    let address = Some(Ipv4Addr::new(10, 77, 1, 2));
+    let spec = MachineSpec { disks: vec![256], address, ..MachineSpec::new("m1", Suite::Bookworm) };
+    let machine = lab.machine(spec).unwrap();
+    assert_eq!(machine.boot().unwrap(), "running");
+    machine.sh("dmsetup create part --table '0 1000 linear /dev/vdb 0'").unwrap();
+    machine.sh("echo written >/dev/mapper/part").unwrap();
+    machine.sh("ping -c 1 -W 5 10.77.0.1").unwrap();
+    assert_eq!(machine.sh("stat -fc %T /sys/fs/cgroup").unwrap(), "cgroup2fs");
+    machine.off().unwrap();
 }

@@ -42,7 +42,8 @@ pub async fn handle(
     Path((sha256, _name)): Path<(String, String)>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let missing = || Refusal::new(StatusCode::NOT_FOUND, "artifact_unknown", "there is no artifact with this digest");
+    let missing =
+        || Refusal::new(StatusCode::NOT_FOUND, "artifact_unknown", "there is no artifact with this digest");
     let digest: Sha256Hex = sha256.parse().map_err(|_| missing())?;
     let (file, size) = match files::open_artifact(&service.artifact_path(digest.as_str())).await {
         Ok(found) => found,
@@ -87,7 +88,9 @@ fn parse_range(text: &str, size: u64) -> Part {
     let (first, last) = match (from.parse::<u64>(), to.parse::<u64>()) {
         (Ok(first), Ok(last)) if first <= last => (first, last.min(size.saturating_sub(1))),
         (Ok(first), Err(_)) if to.is_empty() => (first, size.saturating_sub(1)),
-        (Err(_), Ok(count)) if from.is_empty() && count > 0 => (size.saturating_sub(count), size.saturating_sub(1)),
+        (Err(_), Ok(count)) if from.is_empty() && count > 0 => {
+            (size.saturating_sub(count), size.saturating_sub(1))
+        }
         _ => return Part::Whole,
     };
     if first >= size { Part::Outside } else { Part::Range(first, last - first + 1) }
@@ -103,7 +106,8 @@ async fn partial(file: File, (from, length): (u64, u64), size: u64) -> Result<Re
 }
 
 fn outside(size: u64) -> Response {
-    let refusal = Refusal::new(StatusCode::RANGE_NOT_SATISFIABLE, "range_outside", "the range is outside the file");
+    let refusal =
+        Refusal::new(StatusCode::RANGE_NOT_SATISFIABLE, "range_outside", "the range is outside the file");
     let mut response = refusal.into_response();
     if let Ok(range) = HeaderValue::from_str(&format!("bytes */{size}")) {
         response.headers_mut().insert(header::CONTENT_RANGE, range);

@@ -4,7 +4,7 @@
 //! bytes. Pure. Every payload passes the host's own rules before it is signed.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use edge_bootstrap::role::{self, AssignmentErrors, Role};
 use edge_bootstrap::wire::MAX_ASSIGNMENT;
@@ -180,6 +180,20 @@ pub fn bytes(mut payload: Payload, generation: u64, now: Seconds) -> Result<Vec<
     Ok(bytes)
 }
 
+/// Checks that hosts would accept what the settings of `site` lead to.
+///
+/// # Errors
+/// [`AssignError`] with everything that is wrong.
+pub fn check(site: &Site, artifacts: &[Artifact], public_url: &str) -> Result<(), AssignError> {
+    let ip = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+    let node = Node::new(&"a".repeat(26), &site.name, ("192-0-2-1", ip), 0);
+    let room = Room { site, nodes: &[], artifacts, public_url };
+    for role in [Role::Server, Role::Agent] {
+        bytes(room.payload(&node, role)?, 1, 0)?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 mod tests {
@@ -206,7 +220,10 @@ mod tests {
     #[test]
     fn servers_are_the_others_in_the_order_of_their_roles() {
         let payload = payload(&site(), &[server(3), server(2), server(1)], Role::Server);
-        assert_eq!(payload.cluster.unwrap().servers, ["https://172.16.36.1:6443", "https://172.16.36.2:6443"]);
+        assert_eq!(
+            payload.cluster.unwrap().servers,
+            ["https://172.16.36.1:6443", "https://172.16.36.2:6443"]
+        );
     }
 
     #[test]
@@ -230,7 +247,8 @@ mod tests {
             added_at: 0,
         };
         let (site, nodes, artifacts) = (site(), [server(1)], [file("v1.36.2+k3s1"), file("v1.35.0+k3s1")]);
-        let room = Room { site: &site, nodes: &nodes, artifacts: &artifacts, public_url: "https://central:8443" };
+        let room =
+            Room { site: &site, nodes: &nodes, artifacts: &artifacts, public_url: "https://central:8443" };
         let k3s = room.payload(&nodes[0], Role::Server).unwrap().k3s.unwrap();
         let expected = format!("https://central:8443/v1/artifacts/{}/k3s", "b".repeat(64));
         assert_eq!(k3s.artifacts["amd64"].urls, [expected]);

@@ -9,8 +9,8 @@ use std::path::Path;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    PublicKeyData as _, date_time_ymd,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PublicKeyData as _, date_time_ymd,
 };
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -76,22 +76,20 @@ pub fn pin(spki: &[u8]) -> String {
 
 fn key(path: &Path) -> Result<KeyPair, CaError> {
     let naming = |error| CaError::Certificate(path.display().to_string(), error);
-    if let Some(text) = files::read_text(path)? {
-        return KeyPair::from_pem(&text).map_err(naming);
-    }
-    let made = KeyPair::generate().map_err(naming)?;
-    files::write_atomic(path, made.serialize_pem().as_bytes(), 0o600)?;
-    Ok(made)
+    let text = match files::read_text(path)? {
+        Some(text) => text,
+        None => files::keep_first(path, KeyPair::generate().map_err(naming)?.serialize_pem(), 0o600)?,
+    };
+    KeyPair::from_pem(&text).map_err(naming)
 }
 
 fn authority(path: &Path, key: &KeyPair) -> Result<CertificateDer<'static>, CaError> {
-    if let Some(text) = files::read_text(path)? {
-        return CertificateDer::from_pem_slice(text.as_bytes()).map_err(CaError::Damaged);
-    }
     let naming = |error| CaError::Certificate(path.display().to_string(), error);
-    let made = ca_params().self_signed(key).map_err(naming)?;
-    files::write_atomic(path, made.pem().as_bytes(), 0o644)?;
-    Ok(made.into())
+    let text = match files::read_text(path)? {
+        Some(text) => text,
+        None => files::keep_first(path, ca_params().self_signed(key).map_err(naming)?.pem(), 0o644)?,
+    };
+    CertificateDer::from_pem_slice(text.as_bytes()).map_err(CaError::Damaged)
 }
 
 fn ca_params() -> CertificateParams {
@@ -131,7 +129,7 @@ mod tests {
     #[test]
     fn a_damaged_key_is_not_replaced() {
         let dir = tempfile::tempdir().unwrap();
-        files::write_atomic(&dir.path().join(LEAF_KEY), b"", 0o600).unwrap();
+        files::keep_first(&dir.path().join(LEAF_KEY), String::new(), 0o600).unwrap();
         assert!(matches!(identity(dir.path(), &[]), Err(CaError::Certificate(..))));
     }
 }

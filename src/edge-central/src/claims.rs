@@ -21,7 +21,7 @@ use crate::hardware::Hardware;
 use crate::http::{self, Peer, Refusal};
 use crate::service::Service;
 use crate::store::audit::Entry;
-use crate::store::nodes::{self, Document, Node, NodeState, Pending, Reported};
+use crate::store::nodes::{self, Document, Node, NodeState, Pending};
 use crate::store::sites::{self, Site};
 use crate::store::tokens::{self, Token};
 use crate::store::{StoreError, audit, commit};
@@ -72,7 +72,7 @@ pub async fn handle(
     request: Request,
 ) -> Result<Response, Refusal> {
     let id = http::key_of(peer)?;
-    let request: ClaimRequest = http::body(request).await?;
+    let request: ClaimRequest = http::body(request, service.options.deadlines.body).await?;
     check_words(&request)?;
     let hardware = Hardware::from_facts(&request.facts);
     let claim = Claim { id, request, hardware, now: clock::now() };
@@ -192,7 +192,8 @@ fn judge_newcomer(claim: &Claim, known: &Known, site: &Site) -> Result<Verdict, 
     }
     let wanted = &claim.request.node;
     if let Some(holder) = placed.find(|node| node.ip == wanted.ip || node.name == wanted.name) {
-        let message = format!("{} or {} is taken by node {} ({})", wanted.name, wanted.ip, holder.name, holder.id);
+        let message =
+            format!("{} or {} is taken by node {} ({})", wanted.name, wanted.ip, holder.name, holder.id);
         return Err(conflict("address_taken", message));
     }
     match token {
@@ -203,37 +204,19 @@ fn judge_newcomer(claim: &Claim, known: &Known, site: &Site) -> Result<Verdict, 
 
 fn wait(known: &Known, reason: &'static str, of: Option<String>) -> Result<Verdict, Refusal> {
     if known.own.is_none() && known.pending >= MOST_PENDING {
-        let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too_many_pending", "too many hosts wait for approval");
+        let refusal = Refusal::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "too_many_pending",
+            "too many hosts wait for approval",
+        );
         return Err(Refusal { retry_after: Some(RETRY_PENDING), ..refusal });
     }
     Ok(Verdict::Wait(reason, of))
 }
 
 fn new_node(claim: &Claim) -> Node {
-    let request = &claim.request;
-    Node {
-        id: claim.id.clone(),
-        ordinal: 0,
-        site: request.site.clone(),
-        state: NodeState::Pending,
-        name: request.node.name.clone(),
-        ip: request.node.ip,
-        server_ok: false,
-        forced_role: None,
-        role: None,
-        role_order: 0,
-        pending: None,
-        hardware: Hardware::default(),
-        agent_version: String::new(),
-        boot_id: String::new(),
-        claimed_at: None,
-        up_since: claim.now,
-        last_contact: claim.now,
-        generation: 0,
-        body_digest: None,
-        issued_revision: 0,
-        reported: Reported::default(),
-    }
+    let wanted = &claim.request.node;
+    Node::new(&claim.id, &claim.request.site, (&wanted.name, wanted.ip), claim.now)
 }
 
 /// Writes the verdict into the node; tells whether its state is another now.

@@ -1,4 +1,4 @@
-//! Files of the data directory: private ones, atomic ones, the artifact store.
+//! Files of the data directory: keys, and the artifact store.
 //!
 //! Owns every touch of the file system outside the database. Never decides
 //! what a file holds.
@@ -48,12 +48,6 @@ pub fn private_file(path: &Path) -> Result<(), FileError> {
     naming("create", path, made.map(drop))
 }
 
-/// Whether there is something at `path`.
-#[must_use]
-pub fn exists(path: &Path) -> bool {
-    path.exists()
-}
-
 /// Reads a text file; `None` when there is none.
 ///
 /// # Errors
@@ -78,14 +72,32 @@ pub fn read_argument(path: &Path) -> Result<String, FileError> {
     naming("read", path, fs::read_to_string(path))
 }
 
-/// Puts `bytes` at `path` in one step that a power cut cannot tear.
+/// Puts `text` at `path` unless there is a file already; gives what is there
+/// then. Two programs that start at once end with the same key.
 ///
 /// # Errors
-/// [`FileError`] when a step fails; the old file is then still there.
-pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
-    let temporary = path.with_extension("new");
-    naming("write", &temporary, write_new(&temporary, bytes, mode))?;
-    put(&temporary, path)
+/// [`FileError`] when a step fails.
+pub fn keep_first(path: &Path, text: String, mode: u32) -> Result<String, FileError> {
+    let temporary = temporary_beside(path);
+    naming("write", &temporary, write_new(&temporary, text.as_bytes(), mode))?;
+    let linked = fs::hard_link(&temporary, path);
+    naming("remove", &temporary, fs::remove_file(&temporary))?;
+    match linked {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            naming("read", path, fs::read_to_string(path))
+        }
+        linked => {
+            naming("create", path, linked)?;
+            sync_directory_of(path)?;
+            Ok(text)
+        }
+    }
+}
+
+fn temporary_beside(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.new", nix::unistd::getpid()));
+    path.with_file_name(name)
 }
 
 fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
@@ -98,7 +110,11 @@ fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
 /// Renames and makes the rename durable.
 fn put(from: &Path, to: &Path) -> Result<(), FileError> {
     naming("rename to", to, fs::rename(from, to))?;
-    let directory = to.parent().unwrap_or(Path::new("/"));
+    sync_directory_of(to)
+}
+
+fn sync_directory_of(path: &Path) -> Result<(), FileError> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
     naming("sync", directory, File::open(directory).and_then(|dir| dir.sync_all()))
 }
 
@@ -116,7 +132,7 @@ pub struct Stored {
 /// # Errors
 /// [`FileError`] when reading or writing fails; the store holds no half file.
 pub fn store_artifact(source: &Path, store: &Path) -> Result<Stored, FileError> {
-    let temporary = store.join("incoming.new");
+    let temporary = temporary_beside(&store.join("incoming"));
     let mut input = naming("open", source, File::open(source))?;
     let stored = naming("copy to", &temporary, copy_and_hash(&mut input, &temporary))?;
     put(&temporary, &store.join(&stored.sha256))?;
@@ -169,10 +185,19 @@ mod tests {
     }
 
     #[test]
+    fn the_first_key_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        assert_eq!(keep_first(&path, "first".to_owned(), 0o600).unwrap(), "first");
+        assert_eq!(keep_first(&path, "second".to_owned(), 0o600).unwrap(), "first");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
     fn a_private_file_is_for_its_owner_only() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("key");
-        write_atomic(&path, b"secret", 0o600).unwrap();
+        keep_first(&path, "secret".to_owned(), 0o600).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 }

@@ -1,7 +1,6 @@
-//! Requests and answers: routes, limits, refusals.
+//! Requests and answers: routes, limits, shapes.
 //!
-//! Owns the closed list of error codes (`docs/openapi.yaml`) and what every
-//! request has in common. Knows no rule of the service.
+//! Owns what every request has in common. Knows no rule of the service.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,11 +22,6 @@ use crate::service::Service;
 use crate::store::StoreError;
 use crate::{artifacts, claims, longpoll, reports};
 
-/// How long a host may take to send a body.
-const BODY_DEADLINE: Duration = Duration::from_secs(20);
-/// Seconds after which a host may try again when the service is at fault.
-const RETRY_AFTER_FAULT: u64 = 5;
-
 /// Node id of the client certificate's key; `None` when there was none.
 #[derive(Debug, Clone)]
 pub struct Peer(pub Option<String>);
@@ -39,76 +33,17 @@ pub fn router(service: Arc<Service>) -> Router {
         .route("/v1/nodes/{id}/assignment", get(longpoll::handle))
         .route("/v1/nodes/{id}/reports", post(reports::handle))
         .route("/v1/artifacts/{sha256}/{name}", get(artifacts::handle))
-        .fallback(|| async { Refusal::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path") })
+        .fallback(|| async {
+            Refusal::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path")
+        })
         .method_not_allowed_fallback(|| async {
-            Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path takes another method")
+            Refusal::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "this path takes another method",
+            )
         })
         .layer(Extension(service))
-}
-
-/// An answer that says no.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    /// Status of the answer.
-    pub status: StatusCode,
-    /// One of the closed list.
-    pub code: &'static str,
-    /// For people.
-    pub message: String,
-    /// Seconds, when the same request may do better later.
-    pub retry_after: Option<u64>,
-}
-
-impl Refusal {
-    /// A refusal that the same request will meet again.
-    #[must_use]
-    pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), retry_after: None }
-    }
-
-    /// The service cannot do its work now.
-    #[must_use]
-    pub fn unavailable() -> Self {
-        Self {
-            retry_after: Some(RETRY_AFTER_FAULT),
-            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "the service cannot do its work now")
-        }
-    }
-
-    /// There is no such node: claim again with the same key.
-    #[must_use]
-    pub fn node_unknown() -> Self {
-        Self::new(StatusCode::NOT_FOUND, "node_unknown", "no node with this key is known; claim again")
-    }
-
-    /// A person took the node's place away.
-    #[must_use]
-    pub fn node_revoked() -> Self {
-        Self::new(StatusCode::GONE, "node_revoked", "this node was revoked; `edge-central approve` takes it back")
-    }
-}
-
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        let detail = ErrorDetail { code: self.code.to_owned(), message: self.message };
-        with_retry_after(json(self.status, &ErrorBody { error: detail }), self.retry_after)
-    }
-}
-
-impl From<StoreError> for Refusal {
-    fn from(error: StoreError) -> Self {
-        error!(reason = %Chain(&error), "request failed");
-        Self::unavailable()
-    }
-}
-
-impl From<IssueError> for Refusal {
-    fn from(error: IssueError) -> Self {
-        match error {
-            IssueError::Store(error) => error.into(),
-            IssueError::Exhausted(_) => Self::new(StatusCode::BAD_REQUEST, "bad_request", error.to_string()),
-        }
-    }
 }
 
 /// An answer with a JSON body.
@@ -158,18 +93,19 @@ pub fn own_id(peer: Peer, id: &str) -> Result<(), Refusal> {
     Err(Refusal::new(StatusCode::FORBIDDEN, "denied", "the client certificate belongs to another node"))
 }
 
-/// Reads a JSON body within its limits of size and time.
+/// Reads a JSON body of at most 64 KiB within `deadline`.
 ///
 /// # Errors
 /// 413 when it is too large, 408 when it is too slow, 400 when it is not of the shape.
-pub async fn body<T: DeserializeOwned>(request: Request) -> Result<T, Refusal> {
+pub async fn body<T: DeserializeOwned>(request: Request, deadline: Duration) -> Result<T, Refusal> {
     let read = axum::body::to_bytes(request.into_body(), MAX_REQUEST);
     let slow = || Refusal::new(StatusCode::REQUEST_TIMEOUT, "too_slow", "the body did not come in time");
-    let read = tokio::time::timeout(BODY_DEADLINE, read).await.map_err(|_| slow())?;
+    let read = tokio::time::timeout(deadline, read).await.map_err(|_| slow())?;
     let bytes = read.map_err(|_| {
         let message = "the body is not readable or larger than 64 KiB";
         Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
     })?;
-    serde_json::from_slice(&bytes)
-        .map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, "bad_request", format!("not the right shape: {error}")))
+    serde_json::from_slice(&bytes).map_err(|error| {
+        Refusal::new(StatusCode::BAD_REQUEST, "bad_request", format!("not the right shape: {error}"))
+    })
 }

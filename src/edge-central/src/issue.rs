@@ -118,7 +118,8 @@ pub async fn settle_if_due(service: &Service, site: &str, now: Seconds) -> Resul
     Ok(())
 }
 
-/// What there is for the claimed node `id`, whose host has generation `asked`.
+/// Lets the policy decide where something changed since the last look, and
+/// gives what there is for the host of `node`, which has generation `asked`.
 ///
 /// # Errors
 /// [`IssueError`].
@@ -128,7 +129,12 @@ pub async fn issue(
     node: &mut Node,
     (asked, now): (u64, Seconds),
 ) -> Result<Issued, IssueError> {
-    let Some(site) = sites::get(conn, &node.site).await? else { return Ok(Issued::Undecided) };
+    nodes::save(conn, node).await?;
+    let Some(mut site) = sites::get(conn, &node.site).await? else { return Ok(Issued::Undecided) };
+    let is_seen = node.issued_revision == site.revision && node.role.is_some();
+    if !is_seen && settle(conn, service, &site.name, now).await? {
+        (site, *node) = reload(conn, node).await?;
+    }
     if node.state != NodeState::Claimed || node.role.is_none() {
         return Ok(Issued::Undecided);
     }
@@ -142,6 +148,12 @@ pub async fn issue(
             Ok(Issued::Undecided)
         }
     }
+}
+
+async fn reload(conn: &mut SqliteConnection, node: &Node) -> Result<(Site, Node), StoreError> {
+    let site = sites::get(conn, &node.site).await?.ok_or(StoreError::Damaged("site of a node"))?;
+    let node = nodes::get(conn, &node.id).await?.ok_or(StoreError::Damaged("node"))?;
+    Ok((site, node))
 }
 
 async fn stored(conn: &mut SqliteConnection, node: &Node, asked: u64) -> Result<Issued, IssueError> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Extension;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -41,11 +42,11 @@ pub async fn handle(
     Extension(service): Extension<Arc<Service>>,
     Extension(peer): Extension<Peer>,
     Path(id): Path<String>,
-    ask: Option<Query<Ask>>,
+    ask: Result<Query<Ask>, QueryRejection>,
 ) -> Result<Response, Refusal> {
     http::own_id(peer, &id)?;
-    let bad = || Refusal::new(StatusCode::BAD_REQUEST, "bad_request", "generation and wait are numbers");
-    let Query(ask) = ask.ok_or_else(bad)?;
+    let bad = |_| Refusal::new(StatusCode::BAD_REQUEST, "bad_request", "generation and wait are numbers");
+    let Query(ask) = ask.map_err(bad)?;
     let deadline = Instant::now() + Duration::from_secs(ask.wait.min(MOST_WAIT));
     let mut site = service.changes.subscribe(&look_up(&service, &id).await?.site);
     loop {
@@ -58,7 +59,8 @@ pub async fn handle(
         // Cancel safe: a change that comes with the deadline is seen by the next request.
         let changed = tokio::time::timeout_at(deadline, site.changed()).await;
         if !matches!(changed, Ok(Ok(()))) {
-            let status = if issued == Issued::Undecided { StatusCode::NO_CONTENT } else { StatusCode::NOT_MODIFIED };
+            let status =
+                if issued == Issued::Undecided { StatusCode::NO_CONTENT } else { StatusCode::NOT_MODIFIED };
             return Ok(status.into_response());
         }
     }
@@ -77,20 +79,18 @@ async fn look_up(service: &Service, id: &str) -> Result<Node, Refusal> {
 async fn look(service: &Service, id: &str, asked: u64) -> Result<Issued, Refusal> {
     let now = clock::now();
     let node = look_up(service, id).await?;
-    if node.state == NodeState::Claimed && !node.needs_meeting(now) && is_current(service, &node, asked).await? {
+    if node.state == NodeState::Claimed
+        && !node.needs_meeting(now)
+        && is_current(service, &node, asked).await?
+    {
         return Ok(if node.role.is_none() { Issued::Undecided } else { Issued::Unchanged });
     }
     let mut tx = service.store.write().await?;
     let mut node = nodes::get(&mut tx, id).await?.ok_or_else(Refusal::node_unknown)?;
     node.meet(now);
-    nodes::save(&mut tx, &node).await?;
-    let settled = issue::settle(&mut tx, service, &node.site, now).await?;
-    let mut node = nodes::get(&mut tx, id).await?.ok_or_else(Refusal::node_unknown)?;
     let issued = issue::issue(&mut tx, service, &mut node, (asked, now)).await?;
     commit(tx).await?;
-    if settled {
-        service.changes.nudge();
-    }
+    service.changes.nudge();
     Ok(issued)
 }
 

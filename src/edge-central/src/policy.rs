@@ -41,7 +41,10 @@ struct Seat<'a> {
 impl Seat<'_> {
     /// May become a server by policy.
     fn is_candidate(&self) -> bool {
-        self.is_up && self.node.server_ok && self.node.forced_role.is_none() && self.role != Some(Role::Server)
+        self.is_up
+            && self.node.server_ok
+            && self.node.forced_role.is_none()
+            && self.role != Some(Role::Server)
     }
 
     fn is_undecided(&self) -> bool {
@@ -81,7 +84,7 @@ fn target(hosts: usize) -> usize {
 /// The largest odd number of servers within reach; an even one only adds risk.
 fn goal(hosts: usize, reach: usize) -> usize {
     let most = target(hosts).min(reach);
-    most - usize::from(most > 0 && most % 2 == 0)
+    if most.is_multiple_of(2) { most.saturating_sub(1) } else { most }
 }
 
 impl<'a> Room<'a> {
@@ -185,7 +188,8 @@ impl<'a> Room<'a> {
         }
         let servers = self.seats.iter().filter(|seat| seat.role == Some(Role::Server) && seat.is_up);
         // A role that is given now comes after all that were given before.
-        let first = servers.min_by_key(|seat| (seat.node.role != Some(Role::Server), seat.node.role_order))?;
+        let first =
+            servers.min_by_key(|seat| (seat.node.role != Some(Role::Server), seat.node.role_order))?;
         Some(Decision::Lease(first.node.id.clone()))
     }
 }

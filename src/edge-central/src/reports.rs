@@ -47,7 +47,7 @@ pub async fn handle(
     request: Request,
 ) -> Result<Response, Refusal> {
     http::own_id(peer, &id)?;
-    let report: Report = http::body(request).await?;
+    let report: Report = http::body(request, service.options.deadlines.body).await?;
     let now = clock::now();
     let generation = take(&service, &id, &report, now).await?;
     service.changes.nudge();
@@ -67,14 +67,8 @@ async fn take(service: &Service, id: &str, report: &Report, now: Seconds) -> Res
     // Before the report is judged: it must be seen beside the newest assignment.
     let issued = issue::issue(&mut tx, service, &mut node, (report.generation, now)).await?;
     if report.sequence > node.reported.sequence {
-        let effects = keep(&mut tx, &mut node, report, &issued).await?;
-        if !effects.is_empty() {
-            issue::settle(&mut tx, service, &node.site, now).await?;
-        }
-        node = nodes::get(&mut tx, id).await?.ok_or_else(Refusal::node_unknown)?;
+        keep(&mut tx, &mut node, report, &issued).await?;
         issue::issue(&mut tx, service, &mut node, (report.generation, now)).await?;
-    } else {
-        nodes::save(&mut tx, &node).await?;
     }
     commit(tx).await?;
     Ok(node.generation)
@@ -85,8 +79,8 @@ async fn keep(
     node: &mut Node,
     report: &Report,
     issued: &Issued,
-) -> Result<Vec<Effect>, StoreError> {
-    let Some(mut site) = sites::get(conn, &node.site).await? else { return Ok(Vec::new()) };
+) -> Result<(), StoreError> {
+    let Some(mut site) = sites::get(conn, &node.site).await? else { return Ok(()) };
     let before = node.reported.ca_mismatch.take();
     let effects = judge(&site, node, report, issued);
     remember(&site, node, report);
@@ -102,8 +96,7 @@ async fn keep(
     }
     nodes::save(conn, node).await?;
     let text = super::store::text("report", report)?;
-    nodes::put_document(conn, &node.id, Document::Report, &text).await?;
-    Ok(effects)
+    nodes::put_document(conn, &node.id, Document::Report, &text).await
 }
 
 /// What the report brings about. Reports of another epoch are about another
@@ -163,7 +156,9 @@ fn entry(effect: &Effect, node: &Node) -> Entry {
         Effect::LeaseFree => ("lease-free", "its holder never started with it".to_owned()),
     };
     match effect {
-        Effect::CaMismatch(_) => warn!(site = node.site, node = node.id, detail, "host is in another cluster"),
+        Effect::CaMismatch(_) => {
+            warn!(site = node.site, node = node.id, detail, "host is in another cluster")
+        }
         _ => info!(site = node.site, node = node.id, action, detail, "report"),
     }
     Entry {

@@ -27,16 +27,12 @@ use tracing::{debug, warn};
 use crate::ca::{self, CaError, Identity};
 use crate::files::{self, FileError};
 use crate::http::{self, Peer};
-use crate::service::{ARTIFACTS, Options, SIGNING_KEY, Service};
+use crate::service::{ARTIFACTS, Deadlines, Options, SIGNING_KEY, Service};
 use crate::sign::{SignError, Signer};
 use crate::store::{Store, StoreError, commit, sites};
+use crate::tls;
 use crate::watch::{self, Changes};
-use crate::{tls, tls::server_config};
 
-/// How long a TLS handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(15);
-/// How long the head of a request may take, and a connection may be idle.
-const HEAD: Duration = Duration::from_secs(30);
 /// How long the other side may take nothing of what was sent, in milliseconds.
 const STALLED_MS: u32 = 60_000;
 /// Connections at once; more wait in the backlog.
@@ -81,7 +77,11 @@ impl Server {
     ///
     /// # Errors
     /// [`ServeError`].
-    pub async fn bind(listen: SocketAddr, names: &[String], mut options: Options) -> Result<Self, ServeError> {
+    pub async fn bind(
+        listen: SocketAddr,
+        names: &[String],
+        mut options: Options,
+    ) -> Result<Self, ServeError> {
         files::private_directory(&options.data)?;
         files::private_directory(&options.data.join(ARTIFACTS))?;
         let store = Store::open(&options.data).await?;
@@ -89,14 +89,16 @@ impl Server {
         let identity = ca::identity(&options.data, names)?;
         let listener = TcpListener::bind(listen).await.map_err(|error| ServeError::Listen(listen, error))?;
         let port = listener.local_addr().map_or(listen.port(), |address| address.port());
-        options.public_url = options.public_url.replace("{port}", &port.to_string());
+        if options.public_url.is_empty() {
+            options.public_url = default_url(names, port);
+        }
         remember_url(&store, &options.public_url).await?;
         Self::assemble(listener, identity, Service { store, signer, options, changes: Changes::default() })
     }
 
     fn assemble(listener: TcpListener, identity: Identity, service: Service) -> Result<Self, ServeError> {
         let pin = identity.pin.clone();
-        let tls = Arc::new(server_config(identity)?);
+        let tls = Arc::new(tls::server_config(identity)?);
         Ok(Self { listener, tls, service: Arc::new(service), pin })
     }
 
@@ -124,6 +126,7 @@ impl Server {
     pub async fn run(self) {
         tokio::spawn(watch::run(Arc::clone(&self.service)));
         tokio::spawn(watch::tick(Arc::clone(&self.service)));
+        let deadlines = self.service.options.deadlines;
         let router = http::router(Arc::clone(&self.service));
         let acceptor = TlsAcceptor::from(self.tls);
         let permits = Arc::new(Semaphore::new(MOST_CONNECTIONS));
@@ -132,11 +135,16 @@ impl Server {
             let Some(stream) = accept(&self.listener).await else { continue };
             let (acceptor, router) = (acceptor.clone(), router.clone());
             tokio::spawn(async move {
-                converse(stream, acceptor, router).await;
+                converse(stream, acceptor, router, deadlines).await;
                 drop(permit);
             });
         }
     }
+}
+
+fn default_url(names: &[String], port: u16) -> String {
+    let name = names.first().map_or("localhost", String::as_str);
+    if name.contains(':') { format!("https://[{name}]:{port}") } else { format!("https://{name}:{port}") }
 }
 
 /// Assignments name artifacts by URL, so another URL is news for every host.
@@ -161,12 +169,12 @@ async fn accept(listener: &TcpListener) -> Option<TcpStream> {
 
 /// One connection from handshake to end. Hosts come and go: its failures are
 /// no news.
-async fn converse(stream: TcpStream, acceptor: TlsAcceptor, router: Router) {
+async fn converse(stream: TcpStream, acceptor: TlsAcceptor, router: Router, deadlines: Deadlines) {
     // Without these an answer only gets slow, or a dead peer is noticed late.
     let _ = stream.set_nodelay(true);
     let _ = setsockopt(&stream, sockopt::TcpUserTimeout, &STALLED_MS);
     let _ = setsockopt(&stream, sockopt::KeepAlive, &true);
-    let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await else {
+    let Ok(Ok(stream)) = tokio::time::timeout(deadlines.handshake, acceptor.accept(stream)).await else {
         debug!("no TLS handshake");
         return;
     };
@@ -178,7 +186,7 @@ async fn converse(stream: TcpStream, acceptor: TlsAcceptor, router: Router) {
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD)
+        .header_read_timeout(deadlines.head)
         .serve_connection(TokioIo::new(stream), service);
     if let Err(error) = connection.await {
         debug!(%error, "connection ended");

@@ -3,6 +3,7 @@
 //! Owns the options of a running service and the rules that follow from them.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::clock::Seconds;
 use crate::contact::CONTACT;
@@ -16,17 +17,38 @@ pub const ARTIFACTS: &str = "artifacts";
 /// File of the signing key inside the data directory.
 pub const SIGNING_KEY: &str = "signing.key";
 
+/// How long the other side may take, step by step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deadlines {
+    /// The TLS handshake.
+    pub handshake: Duration,
+    /// The head of a request; also how long a connection may be idle.
+    pub head: Duration,
+    /// The body of a request.
+    pub body: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self { handshake: seconds(15), head: seconds(30), body: seconds(20) }
+    }
+}
+
 /// How the service shall behave.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The data directory.
     pub data: PathBuf,
-    /// URL under which hosts reach the service, without a slash at the end.
+    /// URL under which hosts reach the service, without a slash at the end;
+    /// empty means: the first name of the certificate and the port.
     pub public_url: String,
     /// How long a host must be up before the role policy counts it, in seconds.
     pub steady: Seconds,
     /// Seconds between two reports of a host.
     pub report_every: u64,
+    /// How long the other side may take.
+    pub deadlines: Deadlines,
 }
 
 /// A running service.

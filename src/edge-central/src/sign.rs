@@ -73,9 +73,7 @@ impl Signer {
 
 fn make(path: &Path) -> Result<String, SignError> {
     let key = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).map_err(|_| SignError::Make)?;
-    let text = STANDARD.encode(key.as_ref());
-    files::write_atomic(path, text.as_bytes(), 0o600)?;
-    Ok(text)
+    Ok(files::keep_first(path, STANDARD.encode(key.as_ref()), 0o600)?)
 }
 
 #[cfg(test)]
@@ -97,7 +95,7 @@ mod tests {
     fn a_damaged_key_is_not_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("signing.key");
-        files::write_atomic(&path, b"", 0o600).unwrap();
+        files::keep_first(&path, String::new(), 0o600).unwrap();
         assert!(matches!(Signer::load_or_make(&path), Err(SignError::Damaged(_))));
         assert_eq!(files::read_text(&path).unwrap().unwrap(), "");
     }

@@ -4,9 +4,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use edge_bootstrap::wire::Secret;
 
-use crate::hardware::Hardware;
 use crate::settings::SiteSettings;
-use crate::store::nodes::{Node, NodeState, Reported};
+use crate::store::nodes::{Node, NodeState};
 use crate::store::sites::Site;
 
 /// A site with everything that an assignment needs.
@@ -31,27 +30,12 @@ pub fn site() -> Site {
 /// Host `number` of the room, claimed, without a role.
 pub fn node(number: u8) -> Node {
     let letter = char::from(b'a' + number % 26);
+    let id = format!("{}{}", letter.to_string().repeat(25), char::from(b'2' + number / 26));
+    let ip = IpAddr::V4(Ipv4Addr::new(172, 16, 36, number));
     Node {
-        id: format!("{}{}", letter.to_string().repeat(25), char::from(b'2' + number / 26)),
         ordinal: i64::from(number),
-        site: "hz-017".to_owned(),
         state: NodeState::Claimed,
-        name: format!("172-16-36-{number}"),
-        ip: IpAddr::V4(Ipv4Addr::new(172, 16, 36, number)),
-        server_ok: false,
-        forced_role: None,
-        role: None,
-        role_order: 0,
-        pending: None,
-        hardware: Hardware::default(),
-        agent_version: "0.1.0".to_owned(),
-        boot_id: "boot".to_owned(),
         claimed_at: Some(0),
-        up_since: 0,
-        last_contact: 0,
-        generation: 0,
-        body_digest: None,
-        issued_revision: 0,
-        reported: Reported::default(),
+        ..Node::new(&id, "hz-017", (&format!("172-16-36-{number}"), ip), 0)
     }
 }

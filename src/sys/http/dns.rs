@@ -45,7 +45,8 @@ async fn ask(server: SocketAddr, name: &str, kind: u16) -> io::Result<Vec<IpAddr
     socket.connect(server).await?;
     let [low, high, ..] = random::number().to_le_bytes();
     let id = [low, high];
-    let question = question(id, name, kind).ok_or_else(|| io::Error::other("not a name that DNS can ask for"))?;
+    let question =
+        question(id, name, kind).ok_or_else(|| io::Error::other("not a name that DNS can ask for"))?;
     let mut packet = [0; MAX_PACKET];
     loop {
         socket.send(&question).await?;
@@ -85,7 +86,9 @@ fn parse(packet: &[u8], question: &[u8], kind: u16) -> Option<io::Result<Vec<IpA
         return None;
     }
     match packet.get(3)? & 0x0f {
-        0 => Some(records(packet, question, kind).ok_or_else(|| io::Error::other("the DNS answer is malformed"))),
+        0 => Some(
+            records(packet, question, kind).ok_or_else(|| io::Error::other("the DNS answer is malformed")),
+        ),
         3 => Some(Ok(Vec::new())),
         code => Some(Err(io::Error::other(format!("the DNS server answered with error {code}")))),
     }

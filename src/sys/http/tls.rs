@@ -39,10 +39,12 @@ pub(super) fn key_digest(certificate: &CertificateDer<'_>) -> Result<KeyDigest, 
     Ok(Sha256::digest(parsed.subject_public_key_info()).into())
 }
 
-fn client_auth(identity: &Identity) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), HttpError> {
+fn client_auth(
+    identity: &Identity,
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), HttpError> {
     let unusable = |what: &str| HttpError::Settings(format!("the client {what} is not usable PEM"));
-    let certificate =
-        CertificateDer::from_pem_slice(identity.certificate.as_bytes()).map_err(|_| unusable("certificate"))?;
+    let certificate = CertificateDer::from_pem_slice(identity.certificate.as_bytes())
+        .map_err(|_| unusable("certificate"))?;
     let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).map_err(|_| unusable("key"))?;
     Ok((vec![certificate], key))
 }
@@ -63,7 +65,8 @@ impl Verifier {
 }
 
 fn authority(pem: &str, provider: &Arc<CryptoProvider>) -> Result<Arc<WebPkiServerVerifier>, HttpError> {
-    let unusable = |why: String| HttpError::Settings(format!("the authority's PEM text is not usable: {why}"));
+    let unusable =
+        |why: String| HttpError::Settings(format!("the authority's PEM text is not usable: {why}"));
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
         let certificate = certificate.map_err(|error| unusable(error.to_string()))?;

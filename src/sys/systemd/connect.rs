@@ -38,16 +38,24 @@ impl Ways {
         Self { bus: root.path("/run/dbus/system_bus_socket"), private: root.path("/run/systemd/private") }
     }
 
+    /// Tries the bus first, or last when it is to be avoided.
     pub(super) async fn connect(&self, avoid_bus: bool) -> Result<Link, SystemdError> {
-        let bus = if avoid_bus { Err(skipped()) } else { self.bus().await };
-        let bus = match bus {
+        let early = if avoid_bus { None } else { Some(self.bus().await) };
+        if let Some(Ok(link)) = early {
+            return Ok(link);
+        }
+        let private = match open(&self.private, Way::Private).await {
             Ok(link) => return Ok(link),
-            Err(error) => error.to_string(),
+            Err(error) => error,
         };
-        open(&self.private, Way::Private).await.map_err(|source| SystemdError::Unreachable {
-            bus,
+        let bus = match early {
+            Some(tried) => tried,
+            None => self.bus().await,
+        };
+        bus.map_err(|bus| SystemdError::Unreachable {
+            bus: bus.to_string(),
             private: self.private.display().to_string(),
-            source,
+            source: private,
         })
     }
 
@@ -179,10 +187,6 @@ fn signal_of(message: &Message) -> Option<Signal> {
         "PropertiesChanged" => proxy::unit_name(path).map(Signal::Unit),
         _ => None,
     }
-}
-
-fn skipped() -> zbus::Error {
-    io(std::io::Error::other("it did not answer a moment ago"))
 }
 
 fn io(error: std::io::Error) -> zbus::Error {

@@ -91,10 +91,12 @@ impl Systemd {
     }
 
     async fn submit(&self, verb: Verb, unit: &str) -> Result<OwnedObjectPath, SystemdError> {
-        let call = async |it: ManagerProxy<'static>| match verb {
-            Verb::Start => it.start_unit(unit, "replace").await,
-            Verb::Stop => it.stop_unit(unit, "replace").await,
-            Verb::Restart => it.restart_unit(unit, "replace").await,
+        let call = |it: ManagerProxy<'static>| async move {
+            match verb {
+                Verb::Start => it.start_unit(unit, "replace").await,
+                Verb::Stop => it.stop_unit(unit, "replace").await,
+                Verb::Restart => it.restart_unit(unit, "replace").await,
+            }
         };
         // Starting or stopping twice is the same as once; restarting is not.
         let retry = if verb == Verb::Restart { Retry::No } else { Retry::Yes };

@@ -12,7 +12,6 @@ mod proxy;
 mod unit;
 mod watch;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -78,7 +77,7 @@ impl Systemd {
     /// # Errors
     /// When systemd is not reached, or tells no number.
     pub async fn version(&self) -> Result<u32, SystemdError> {
-        let text = self.manager("Version", "", Retry::Yes, async |it| it.version().await).await?;
+        let text = self.manager("Version", "", Retry::Yes, |it| async move { it.version().await }).await?;
         let digits: String = text.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect();
         digits
             .parse()
@@ -90,7 +89,7 @@ impl Systemd {
     /// # Errors
     /// When systemd is not reached or does not know such a name.
     pub async fn unit(&self, name: &str) -> Result<UnitState, SystemdError> {
-        let path = self.manager("LoadUnit", name, Retry::Yes, async |it| it.load_unit(name).await).await?;
+        let path = self.manager("LoadUnit", name, Retry::Yes, |it| async move { it.load_unit(name).await }).await?;
         let unit = self.properties(name, path.as_str(), proxy::UNIT_INTERFACE).await?;
         let service = match self.properties(name, path.as_str(), proxy::SERVICE_INTERFACE).await {
             Err(SystemdError::Refused { .. }) => Properties::new(),
@@ -98,7 +97,7 @@ impl Systemd {
         };
         let mut state = UnitState::from_properties(name, &unit, &service);
         // The property is a cache of the last load; links may have changed since.
-        match self.manager("GetUnitFileState", name, Retry::Yes, async |it| it.get_unit_file_state(name).await).await {
+        match self.manager("GetUnitFileState", name, Retry::Yes, |it| async move { it.get_unit_file_state(name).await }).await {
             Ok(now) => state.file_state = now,
             Err(SystemdError::Refused { .. }) => {}
             Err(error) => return Err(error),
@@ -111,7 +110,8 @@ impl Systemd {
     /// # Errors
     /// When systemd is not reached or not done within [`RELOAD`].
     pub async fn reload(&self) -> Result<(), SystemdError> {
-        self.call("Reload", "", RELOAD, Retry::No, async |bus| connect::manager(&bus).await?.reload().await).await
+        let call = |bus| async move { connect::manager(&bus).await?.reload().await };
+        self.call("Reload", "", RELOAD, Retry::No, call).await
     }
 
     /// Makes a unit's boot links. The links, also those that were there, are
@@ -121,7 +121,7 @@ impl Systemd {
     /// When systemd is not reached or refuses.
     pub async fn enable(&self, name: &str) -> Result<Vec<LinkChange>, SystemdError> {
         let files = [name];
-        let call = async |it: ManagerProxy<'static>| it.enable_unit_files(&files, false, false).await;
+        let call = |it: ManagerProxy<'static>| async move { it.enable_unit_files(&files, false, false).await };
         Ok(self.manager("EnableUnitFiles", name, Retry::Yes, call).await?.1)
     }
 
@@ -131,7 +131,7 @@ impl Systemd {
     /// When systemd is not reached or refuses.
     pub async fn disable(&self, name: &str) -> Result<Vec<LinkChange>, SystemdError> {
         let files = [name];
-        let call = async |it: ManagerProxy<'static>| it.disable_unit_files(&files, false).await;
+        let call = |it: ManagerProxy<'static>| async move { it.disable_unit_files(&files, false).await };
         self.manager("DisableUnitFiles", name, Retry::Yes, call).await
     }
 
@@ -140,36 +140,33 @@ impl Systemd {
     /// # Errors
     /// When systemd is not reached or refuses.
     pub async fn reset_failed(&self, name: &str) -> Result<(), SystemdError> {
-        self.manager("ResetFailedUnit", name, Retry::Yes, async |it| it.reset_failed_unit(name).await).await
+        self.manager("ResetFailedUnit", name, Retry::Yes, |it| async move { it.reset_failed_unit(name).await }).await
     }
 
     async fn properties(&self, name: &str, path: &str, interface: &'static str) -> Result<Properties, SystemdError> {
-        let call = async |bus: Connection| -> zbus::Result<HashMap<_, _>> {
-            let all = zbus::fdo::PropertiesProxy::builder(&bus).destination(proxy::SERVICE).path(path.to_owned());
-            let all = all.cache_properties(zbus::proxy::CacheProperties::No).build().await?;
-            Ok(all.get_all(InterfaceName::try_from(interface)?).await?)
-        };
-        self.call("GetAll", name, CALL, Retry::Yes, call).await
+        self.call("GetAll", name, CALL, Retry::Yes, |bus| get_all(bus, path, interface)).await
     }
 
-    async fn manager<T>(
+    async fn manager<T, F: Future<Output = zbus::Result<T>>>(
         &self,
         name: &'static str,
         object: &str,
         retry: Retry,
-        call: impl AsyncFn(ManagerProxy<'static>) -> zbus::Result<T>,
+        call: impl Fn(ManagerProxy<'static>) -> F,
     ) -> Result<T, SystemdError> {
-        self.call(name, object, CALL, retry, async |bus| call(connect::manager(&bus).await?).await).await
+        let call = &call;
+        let over = |bus| async move { call(connect::manager(&bus).await?).await };
+        self.call(name, object, CALL, retry, over).await
     }
 
     /// One call; when its connection proves dead, once more over a new one.
-    pub(super) async fn call<T>(
+    async fn call<T, F: Future<Output = zbus::Result<T>>>(
         &self,
         name: &'static str,
         object: &str,
         limit: Duration,
         retry: Retry,
-        call: impl AsyncFn(Connection) -> zbus::Result<T>,
+        call: impl Fn(Connection) -> F,
     ) -> Result<T, SystemdError> {
         match self.call_once(name, object, limit, &call).await {
             Err(error) if error.is_transport() && retry == Retry::Yes => {
@@ -183,12 +180,12 @@ impl Systemd {
         }
     }
 
-    async fn call_once<T>(
+    async fn call_once<T, F: Future<Output = zbus::Result<T>>>(
         &self,
         name: &'static str,
         object: &str,
         limit: Duration,
-        call: &impl AsyncFn(Connection) -> zbus::Result<T>,
+        call: &impl Fn(Connection) -> F,
     ) -> Result<T, SystemdError> {
         let link = self.link().await?;
         let error = match timeout(limit, call(link.connection.clone())).await {
@@ -197,14 +194,14 @@ impl Systemd {
             Err(_) => SystemdError::Timeout { call: name, object: object.to_owned(), seconds: limit.as_secs() },
         };
         if error.is_transport() {
-            self.drop_link(&link).await;
+            self.drop_link(&link, matches!(error, SystemdError::Timeout { .. })).await;
         }
         Err(error)
     }
 
     /// The connection in use, or a new one. Goes back to the bus when it has
     /// been left alone for long enough.
-    pub(super) async fn link(&self) -> Result<Arc<Link>, SystemdError> {
+    async fn link(&self) -> Result<Arc<Link>, SystemdError> {
         let mut slot = self.0.slot.lock().await;
         let avoid_bus = slot.avoid_bus_until.is_some_and(|until| Instant::now() < until);
         let open = slot.link.clone().filter(|link| !link.connection.is_closed());
@@ -227,22 +224,30 @@ impl Systemd {
         Ok(link)
     }
 
-    async fn drop_link(&self, broken: &Arc<Link>) {
+    /// The bus, for services other than systemd; `None` when calls go another way.
+    pub(in crate::sys) async fn bus(&self) -> Option<Connection> {
+        self.link().await.ok().filter(|link| link.way == Way::Bus).map(|link| link.connection.clone())
+    }
+
+    async fn drop_link(&self, broken: &Arc<Link>, hung: bool) {
         let mut slot = self.0.slot.lock().await;
         if slot.link.as_ref().is_some_and(|link| Arc::ptr_eq(link, broken)) {
             slot.link = None;
         }
-        slot.avoid_bus_until = match broken.way {
-            Way::Bus => Some(Instant::now() + AVOID_BUS),
-            // systemd's own socket failed, so the bus is worth another look.
-            Way::Private => None,
-        };
+        // Only a bus that hung is worth avoiding; one that was restarted is back at once.
+        slot.avoid_bus_until = (hung && broken.way == Way::Bus).then(|| Instant::now() + AVOID_BUS);
     }
+}
+
+async fn get_all(bus: Connection, path: &str, interface: &'static str) -> zbus::Result<Properties> {
+    let all = zbus::fdo::PropertiesProxy::builder(&bus).destination(proxy::SERVICE).path(path);
+    let all = all.cache_properties(zbus::proxy::CacheProperties::No).build().await?;
+    Ok(all.get_all(InterfaceName::try_from(interface)?).await?)
 }
 
 /// Whether a call may be made twice when nobody knows if it arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Retry {
+enum Retry {
     Yes,
     No,
 }

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::connect::{Link, Signal};
-use super::{Systemd, proxy};
+use super::{CALL, Systemd, proxy};
 
 /// First and longest wait between two attempts to subscribe again.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
@@ -80,7 +80,7 @@ impl Watch {
         self.wait = (self.wait * 2).min(BACKOFF.1);
         let Ok(link) = self.systemd.link().await else { return false };
         let signals = link.signals();
-        if self.add_matches(&link).await.is_err() {
+        if !matches!(timeout(CALL, self.add_matches(&link)).await, Ok(Ok(()))) {
             return false;
         }
         self.signals = Some(signals);

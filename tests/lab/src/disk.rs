@@ -37,11 +37,16 @@ mount --bind "$DIR/disk/var" "$DIR/root/var"
 cd "$DIR/root"
 "#;
 
-/// A new disk: an installed host has its machine id on disk already.
+/// A new disk: an installed host has its machine id on disk already. Beside it
+/// the lab's own unit, where packages would put it.
 const FILL: &str = r#"mount -o loop "$DIR/disk.img" "$DIR/disk"
-mkdir "$DIR/disk/up" "$DIR/disk/work" "$DIR/disk/up/etc"
+up=$DIR/disk/up units=$DIR/disk/up/usr/lib/systemd/system
+mkdir -p "$DIR/disk/work" "$up/etc" "$up/usr/lib/edge-lab" "$units/sysinit.target.wants"
 cp -a "$ROOT/var" "$DIR/disk/var"
-tr -d - </proc/sys/kernel/random/uuid >"$DIR/disk/up/etc/machine-id"
+tr -d - </proc/sys/kernel/random/uuid >"$up/etc/machine-id"
+printf '%s' "$PREPARE" >"$up/usr/lib/edge-lab/prepare"
+printf '%s' "$UNIT" >"$units/edge-lab-prepare.service"
+ln -s ../edge-lab-prepare.service "$units/sysinit.target.wants/"
 "#;
 
 /// One host's disk and the place where its root is mounted.
@@ -61,7 +66,12 @@ impl Disk {
         let image = disk.image();
         run(&["truncate", "-s", &format!("{mib}M"), &image])?;
         run(&[fs.mkfs(), "-q", &image])?;
-        disk.private(FILL, "").run()?.ok().context("cannot fill the host's disk")?;
+        disk.private(FILL, "")
+            .env("PREPARE", include_str!("host/prepare.sh"))
+            .env("UNIT", include_str!("host/prepare.service"))
+            .run()?
+            .ok()
+            .context("cannot fill the host's disk")?;
         Ok(disk)
     }
 

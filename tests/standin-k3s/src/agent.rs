@@ -4,7 +4,7 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use crate::http::reason;
 use crate::lb::Balancer;
@@ -24,7 +24,9 @@ pub fn run(settings: &Settings) -> Result<Infallible> {
     settings.record("agent")?;
     let balancer = Balancer::start(settings)?;
     let address = format!("{}:{}", paths::loopback(), settings.lb_port());
-    let (ca, client) = wait_for_server(&address, &proof);
+    let url = settings.server.clone().unwrap_or_default();
+    let (ca, client) = wait_for_server(&url, &address, &proof);
+    wait_for_config(&address, &client);
     let kubelet = Kubelet { settings, address, ca, client, member: None };
     let ready = || {
         log::info("k3s agent is up and running");
@@ -54,14 +56,12 @@ fn proof(settings: &Settings) -> Result<Proof> {
 }
 
 /// Each 2 s, for ever.
-fn wait_for_server(address: &str, proof: &Proof) -> (String, Client) {
+fn wait_for_server(url: &str, address: &str, proof: &Proof) -> (String, Client) {
     loop {
         match connect(address, proof) {
             Ok(found) => return found,
             Err(error) => {
-                log::error(&format!(
-                    "Failed to validate connection to cluster at https://{address}: {error:#}"
-                ));
+                log::error(&format!("Failed to validate connection to cluster at {url}: {error:#}"));
                 std::thread::sleep(Duration::from_secs(2));
             }
         }
@@ -79,10 +79,24 @@ fn connect(address: &str, proof: &Proof) -> Result<(String, Client)> {
         }
         Proof::Certificate(pair) => Client::new(address, &ca, Some(pair))?,
     };
-    let path = "/v1-k3s/readyz";
-    let reply = client.get(path).context("failed to get server readiness")?;
-    match reply.status {
-        200 => Ok((ca, client)),
+    Ok((ca, client))
+}
+
+/// Each 5 s, for ever; a wrong password is only seen here.
+fn wait_for_config(address: &str, client: &Client) {
+    while let Err(error) = config(address, client) {
+        log::info(&format!(
+            "Waiting to retrieve agent configuration; server is not ready: failed to retrieve configuration \
+             from server: {error:#}"
+        ));
+        std::thread::sleep(Duration::from_secs(5));
+    }
+}
+
+fn config(address: &str, client: &Client) -> Result<()> {
+    let path = "/v1-k3s/config";
+    match client.get(path)?.status {
+        200 => Ok(()),
         code => bail!("https://{address}{path}: {code} {}", reason(code)),
     }
 }

@@ -85,7 +85,8 @@ fn one(server: &Supervisor, request: &Request, name: &str, admin: bool) -> Reply
     }
 }
 
-fn status(code: u16, reason: &str, message: &str) -> Reply {
+/// A Kubernetes `Status` object.
+pub fn status(code: u16, reason: &str, message: &str) -> Reply {
     let body = json!({
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
         "message": message, "reason": reason, "code": code,

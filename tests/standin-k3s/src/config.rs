@@ -6,11 +6,24 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
 use crate::flags::{self, Flag, Kind, Scope};
+
+/// A file that is no YAML mapping: the one error that k3s prints without
+/// `Error: ` in front.
+#[derive(Debug)]
+pub struct BadYaml(String);
+
+impl fmt::Display for BadYaml {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for BadYaml {}
 
 /// Values per key after all sources were merged.
 #[derive(Debug, Default, Clone)]
@@ -58,15 +71,15 @@ impl Values {
 fn check(flag: &Flag, value: &str) -> Result<()> {
     const SWITCH: &[&str] =
         &["1", "t", "T", "TRUE", "true", "True", "0", "f", "F", "FALSE", "false", "False"];
-    let bad = match flag.kind {
-        Kind::Bool => !SWITCH.contains(&value),
-        Kind::Int => value.parse::<i64>().is_err(),
-        _ => false,
-    };
-    if bad {
-        bail!("invalid value \"{value}\" for flag -{}: parse error", flag.name);
+    match flag.kind {
+        Kind::Bool if !SWITCH.contains(&value) => {
+            bail!("invalid boolean value \"{value}\" for -{}: parse error", flag.name)
+        }
+        Kind::Int if value.parse::<i64>().is_err() => {
+            bail!("invalid value \"{value}\" for flag -{}: parse error", flag.name)
+        }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// Reads everything for `role`: `arguments` are those after the sub-command.
@@ -127,7 +140,7 @@ fn read_files(main: &Path) -> Result<Vec<(PathBuf, String)>> {
 fn merge(files: &[(PathBuf, String)]) -> Result<Vec<(String, Vec<String>)>> {
     let mut merged: Vec<(String, Vec<String>)> = Vec::new();
     for (path, text) in files {
-        let entries = parse(text).with_context(|| path.display().to_string())?;
+        let entries = parse(text).map_err(|BadYaml(text)| BadYaml(format!("{text} ({})", path.display())))?;
         for (key, values) in entries {
             let (key, append) = key.strip_suffix('+').map_or((key.as_str(), false), |k| (k, true));
             match merged.iter_mut().find(|(known, _)| known == key) {
@@ -141,7 +154,7 @@ fn merge(files: &[(PathBuf, String)]) -> Result<Vec<(String, Vec<String>)>> {
 }
 
 /// One file as ordered pairs; a document without content has none.
-fn parse(text: &str) -> Result<Vec<(String, Vec<String>)>> {
+fn parse(text: &str) -> Result<Vec<(String, Vec<String>)>, BadYaml> {
     let only_comments = |line: &str| {
         let line = line.trim();
         line.is_empty() || line.starts_with('#') || line == "---"
@@ -153,7 +166,7 @@ fn parse(text: &str) -> Result<Vec<(String, Vec<String>)>> {
         duplicate_keys: serde_saphyr::DuplicateKeyPolicy::PassThrough,
     };
     let pairs: Pairs = serde_saphyr::from_str_with_options(text, options)
-        .map_err(|error| anyhow!("yaml: {}", first_line(&error.to_string())))?;
+        .map_err(|error| BadYaml(format!("yaml: {}", first_line(&error.to_string()))))?;
     Ok(pairs.0.into_iter().map(|(key, value)| (key, scalars(&value))).collect())
 }
 

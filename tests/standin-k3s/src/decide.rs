@@ -46,11 +46,13 @@ pub enum Outcome {
 }
 
 /// k3s >= 1.35.1 refuses this state (commit 499e1b564).
-pub const TOMBSTONE_WITHOUT_SERVER: &str = "tombstone file has been detected but --server is \
-    empty: --server is required to rejoin the cluster";
+pub const TOMBSTONE_WITHOUT_SERVER: &str = "failed to start supervisor listener: tombstone file has \
+    been detected but --server is empty: backup and delete ${datadir}/server/db to create a new \
+    cluster, or set --server to rejoin the cluster";
 
 /// A join needs the secret of the cluster.
-pub const TOKEN_REQUIRED: &str = "token is required to join a cluster";
+pub const TOKEN_REQUIRED: &str = "failed to bootstrap cluster data: failed to check if bootstrap data \
+    has been initialized: token is required to join a cluster";
 
 /// The table of k3s-facts 8.2, row by row.
 pub fn decide(found: Found) -> Outcome {

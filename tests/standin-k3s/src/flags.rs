@@ -212,7 +212,7 @@ const TABLE: &[(Scope, Kind, &[&str])] = &[
 pub fn find(role: Scope, name: &str) -> Option<Flag> {
     let name = ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, full)| full);
     TABLE.iter().filter(|(scope, _, _)| *scope == role || *scope == Scope::Both).find_map(
-        |(scope, kind, names)| {
+        |(_, kind, names)| {
             let name = names.iter().find(|known| **known == name)?;
             Some(Flag { name, kind: *kind })
         },

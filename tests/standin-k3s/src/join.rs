@@ -37,8 +37,10 @@ pub fn trusted_ca(address: &str, token: &Token) -> Result<String> {
 /// A client for the join server, after the check of its CA.
 pub fn client(settings: &Settings) -> Result<Client> {
     let address = settings.server_address()?;
-    let token = Token::parse_for_server(&settings.token)?;
-    let ca = trusted_ca(&address, &token).context("failed to validate token")?;
+    let what = "failed to bootstrap cluster data: failed to check if bootstrap data has been initialized: \
+                failed to validate token";
+    let token = Token::parse(&settings.token).context(what)?;
+    let ca = trusted_ca(&address, &token).context(what)?;
     Ok(Client::new(&address, &ca, None)?.basic("server", &token.password))
 }
 
@@ -55,9 +57,7 @@ pub fn fetch_set(client: &Client, address: &str) -> Result<BTreeMap<String, Boot
 
 /// Joins: CA set, comparison of settings, learner, own copy of the datastore.
 pub fn join(settings: &Settings) -> Result<Register> {
-    let client = client(settings).context(
-        "failed to bootstrap cluster data: failed to check if bootstrap data has been initialized",
-    )?;
+    let client = client(settings)?;
     log::info("Managed etcd cluster not yet initialized");
     compare(settings, &client).context("failed to validate server configuration")?;
     let set = fetch_set(&client, &settings.server_address()?).context("failed to bootstrap cluster data")?;
@@ -96,8 +96,10 @@ fn compare(settings: &Settings, client: &Client) -> Result<()> {
     let reply = client.get("/v1-k3s/config");
     let theirs: BTreeMap<String, String> = match reply {
         Ok(reply) if reply.status == 200 => serde_json::from_slice(&reply.body)?,
-        _ => {
-            log::warn("Skipping cluster configuration validation");
+        other => {
+            let why =
+                other.map_or_else(|e| format!("{e:#}"), |r| format!("{} {}", r.status, reason(r.status)));
+            log::warn(&format!("Skipping cluster configuration validation: {why}"));
             return Ok(());
         }
     };

@@ -1,6 +1,19 @@
 //! A stand-in for k3s in host tests where no real binary is given: it keeps
 //! k3s's rules for configuration, start decisions, files, ports, messages and
 //! readiness, and runs no pod. `k3s standin` says that it is one.
+//!
+//! For tests in one network namespace: `K3S_STANDIN_ROOT` prefixes
+//! `/etc/rancher` and the default data directory, `K3S_STANDIN_LOOPBACK`
+//! replaces 127.0.0.1. `K3S_STANDIN_SLOW` delays READY by seconds,
+//! `K3S_STANDIN_VERSION` replaces the claimed version, `K3S_STANDIN_TRACE`
+//! logs errors between members.
+//!
+//! Not imitated: pods and any controller, CNI, flannel, kube-proxy, the
+//! embedded containerd (without `container-runtime-endpoint` the runtime
+//! counts as ready), the CRI protocol (a connect counts), etcd's own port 2379
+//! and file formats, snapshots and S3, external datastores, `log`, the
+//! `data/<hash>` extraction, kubeadm tokens, secrets encryption, API objects
+//! other than Node, watches, HTTP/2 and keep-alive.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -28,6 +41,7 @@ mod notify;
 mod paths;
 mod pki;
 mod register;
+mod reset;
 mod server;
 mod settings;
 mod store;
@@ -99,7 +113,10 @@ fn command(result: Result<String>) -> ExitCode {
 
 fn run(role: Scope, arguments: &[String]) -> ! {
     let Err(error) = end_on_signals().and_then(|()| start(role, arguments));
-    log::fatal(&format!("Error: {error:#}"));
+    match error.downcast_ref::<config::BadYaml>() {
+        Some(bad) => log::fatal(&bad.to_string()),
+        None => log::fatal(&format!("Error: {error:#}")),
+    }
 }
 
 fn start(role: Scope, arguments: &[String]) -> Result<Infallible> {

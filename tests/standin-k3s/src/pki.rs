@@ -47,6 +47,7 @@ pub struct Leaf<'a> {
     pub serves: bool,
 }
 
+const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// The DER frame of a P-256 key in SEC 1 form around scalar and point.
@@ -54,8 +55,8 @@ const SEC1_HEAD: &[u8] = &[0x30, 0x77, 0x02, 0x01, 0x01, 0x04, 0x20];
 const SEC1_MIDDLE: &[u8] =
     &[0xa0, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0xa1, 0x44, 0x03, 0x42, 0x00];
 
-/// A new CA that lives ten years from now on, as k3s makes it: a clock that is
-/// ahead makes a CA that does not work yet (k3s-facts 6.5).
+/// A new CA that starts an hour ago and lives ten years, as k3s makes it: a
+/// clock that is far ahead makes a CA that does not work yet (k3s-facts 6.5).
 pub fn new_ca(kind: &str) -> Result<Pair> {
     let key = KeyPair::generate()?;
     let now = SystemTime::now();
@@ -68,7 +69,7 @@ pub fn new_ca(kind: &str) -> Result<Pair> {
         KeyUsagePurpose::KeyEncipherment,
         KeyUsagePurpose::KeyCertSign,
     ];
-    params.not_before = OffsetDateTime::from(now);
+    params.not_before = OffsetDateTime::from(now - HOUR);
     params.not_after = OffsetDateTime::from(now + 3650 * DAY);
     let cert = params.self_signed(&key)?;
     Ok(Pair { cert: cert.pem(), key: sec1_pem(&key)? })
@@ -94,7 +95,7 @@ pub fn issue(ca: &Pair, leaf: &Leaf<'_>) -> Result<Pair> {
     } else {
         ExtendedKeyUsagePurpose::ClientAuth
     }];
-    let hour_ago = OffsetDateTime::from(now - Duration::from_secs(3600));
+    let hour_ago = OffsetDateTime::from(now - HOUR);
     params.not_before = hour_ago.max(not_before(&ca.cert)?);
     params.not_after = OffsetDateTime::from(now + 365 * DAY);
     let cert = params.signed_by(&key, &issuer)?;

@@ -2,6 +2,7 @@
 //! readiness (k3s-facts 5.3, 8.2). What handlers answer is in `supervisor`.
 
 use std::convert::Infallible;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 use std::time::{Duration, Instant};
@@ -19,16 +20,21 @@ use crate::store::{self, Store};
 use crate::supervisor::{Phase, Supervisor};
 use crate::tls::ClientCheck;
 use crate::token::Token;
-use crate::{durable, files, join, listen, log, node, notify, paths, tls};
+use crate::{durable, files, join, listen, log, node, notify, paths, reset, tls};
 
 /// Real k3s loses its leases within about this time without a quorum.
 const LEASES: Duration = Duration::from_secs(20);
 
+/// Seen with v1.36.2 for a wrong token at the restart of a member.
+const OTHER_TOKEN: &str = "bootstrap data already found and encrypted with different token";
+const RECONCILE: &str = "failed to bootstrap cluster data: failed to reconcile with local datastore";
+
 /// Runs until the process ends.
 pub fn run(settings: &Settings) -> Result<Infallible> {
     if settings.values.on("cluster-reset") {
-        bail!("stand-in: cluster-reset is not imitated");
+        reset::run(settings)?;
     }
+    reset::clear_flag(settings)?;
     let (cluster, password) = prepare(settings).context("preparing server")?;
     let server = assemble(settings, cluster, password).context("preparing server")?;
     listen_all(settings, &server)?;
@@ -43,7 +49,6 @@ pub fn run(settings: &Settings) -> Result<Infallible> {
 
 /// The decision table, then the datastore.
 fn prepare(settings: &Settings) -> Result<(Arc<Cluster>, String)> {
-    let password = files::server_password(settings)?;
     let tombstone = settings.data.etcd("tombstone").exists();
     let found = Found {
         wal: settings.data.wal().is_dir(),
@@ -56,6 +61,10 @@ fn prepare(settings: &Settings) -> Result<(Arc<Cluster>, String)> {
     };
     let outcome = decide(found);
     settings.record(&format!("{outcome:?}"))?;
+    if let Outcome::Join | Outcome::Rejoin = outcome {
+        join::client(settings)?;
+    }
+    let password = files::server_password(settings)?;
     let given = password.clone().map_or_else(|| pki::random_hex(16), Ok)?;
     let register = match outcome {
         Outcome::Existing { reconcile } => existing(settings, reconcile, password.as_deref(), &given)?,
@@ -81,12 +90,11 @@ fn existing(settings: &Settings, reconcile: bool, password: Option<&str>, given:
         log::warn(&format!("Unable to reconcile with remote datastore: {error:#}"));
     }
     log::info("Reconciling bootstrap data between datastore and disk");
-    let register =
-        Register::load_member(&settings.data).context("failed to reconcile with local datastore")?;
+    let register = Register::load_member(&settings.data).context(RECONCILE)?;
     if password.is_none() {
         let ca = files::ca(&settings.data, "server-ca")?;
         files::write_tokens(settings, given, &ca)?;
-        bail!("bootstrap data already found and encrypted with different token");
+        bail!("{RECONCILE}: {OTHER_TOKEN}");
     }
     check_record(settings, &register, given)?;
     Ok(register)
@@ -95,10 +103,7 @@ fn existing(settings: &Settings, reconcile: bool, password: Option<&str>, given:
 /// The token is the key of the CA record (k3s-facts 4).
 fn check_record(settings: &Settings, register: &Register, password: &str) -> Result<()> {
     if register.with(|s| s.token_id != store::token_id(password)) {
-        bail!(
-            "no bootstrap data found in datastore - check server token value and verify datastore \
-             integrity"
-        );
+        bail!("{RECONCILE}: {OTHER_TOKEN}");
     }
     files::reconcile(&settings.data, &register.with(|s| s.bootstrap.clone()))
 }
@@ -147,7 +152,9 @@ fn new_etcd(settings: &Settings, password: &str) -> Result<Register> {
 }
 
 fn sqlite(settings: &Settings, password: &str) -> Result<Arc<Cluster>> {
-    log::info("Configuring sqlite3 database connection pooling: maxIdleConns=2, maxOpenConns=0");
+    log::info(
+        "Configuring sqlite3 database connection pooling: maxIdle=20, maxOpen=0, maxLifetime=0s, maxIdleTime=2m0s",
+    );
     let path = settings.data.server("db/state.db");
     let register = if path.exists() {
         let register = Register::load(&path).context("database disk image is malformed")?;
@@ -202,7 +209,7 @@ fn serving(settings: &Settings, server: &Supervisor) -> Result<Pair> {
         .to_vec();
     dns.push(settings.node_name.clone());
     let mut ips = settings.node_ips.clone();
-    ips.push(paths::loopback());
+    ips.push(IpAddr::V4(Ipv4Addr::LOCALHOST));
     for name in settings.values.list("tls-san") {
         match name.parse() {
             Ok(ip) => ips.push(ip),

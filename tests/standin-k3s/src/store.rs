@@ -255,21 +255,27 @@ impl Store {
         Ok(true)
     }
 
-    /// `/db/info`: the member list.
+    /// `/db/info`: the member list; empty fields are left out, as v1.36.2 does.
     pub fn db_info(&self) -> Value {
         let members: Vec<Value> = self
             .members
             .iter()
             .map(|m| {
                 let client = m.peer_url.replace(":2380", ":2379");
-                let client = if m.name.is_empty() { vec![] } else { vec![client] };
-                json!({
-                    "ID": m.id, "name": m.name, "peerURLs": [m.peer_url],
-                    "clientURLs": client, "isLearner": m.learner,
-                })
+                let id = u64::from_str_radix(&m.id, 16).unwrap_or_default();
+                let mut value = json!({"ID": id, "peerURLs": [m.peer_url]});
+                let extra = [
+                    ("name", json!(m.name), !m.name.is_empty()),
+                    ("clientURLs", json!([client]), !m.name.is_empty()),
+                    ("isLearner", json!(true), m.learner),
+                ];
+                for (key, word, _) in extra.into_iter().filter(|(_, _, shown)| *shown) {
+                    value[key] = word;
+                }
+                value
             })
             .collect();
-        json!(members)
+        json!({ "members": members })
     }
 }
 

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::api;
 use crate::cluster::{Cluster, Message};
-use crate::http::{Reply, Request, reason};
+use crate::http::{Reply, Request};
 use crate::listen::Caller;
 use crate::pki::{self, Leaf, Pair};
 use crate::store::{self, Node};
@@ -150,7 +150,7 @@ impl Supervisor {
     }
 
     fn supervise(&self, caller: &Caller, request: &Request) -> Reply {
-        let Some(proof) = self.proof(caller, request) else { return unauthorized() };
+        let Some(proof) = self.proof(caller, request) else { return refused(request) };
         let path = request.path.as_str();
         if path == "/v1-k3s/server-bootstrap" {
             return self.bootstrap(&proof);
@@ -181,7 +181,7 @@ impl Supervisor {
         let local = caller.ip.is_loopback();
         let server = matches!(self.proof(caller, request), Some(Proof::Server));
         if !local && !server {
-            return unauthorized();
+            return refused(request);
         }
         if self.phase() < Phase::Datastore || !self.cluster.quorum() {
             return Reply::text(500, "etcdserver: no leader");
@@ -301,8 +301,16 @@ impl Supervisor {
     }
 }
 
+/// v1.36.2: no proof is 403, a wrong one 401.
+fn refused(request: &Request) -> Reply {
+    match request.basic() {
+        Some(_) => unauthorized(),
+        None => api::status(403, "Forbidden", "forbidden"),
+    }
+}
+
 fn unauthorized() -> Reply {
-    Reply::text(401, reason(401))
+    api::status(401, "Unauthorized", "not authorized")
 }
 
 fn answer(work: impl FnOnce() -> Result<Reply>) -> Reply {

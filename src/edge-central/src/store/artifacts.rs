@@ -58,6 +58,7 @@ pub async fn put(conn: &mut SqliteConnection, new: &Artifact) -> Result<(), Stor
 /// # Errors
 /// [`StoreError`].
 pub async fn list(conn: &mut SqliteConnection) -> Result<Vec<Artifact>, StoreError> {
-    let rows = sqlx::query("SELECT * FROM artifacts ORDER BY added_at DESC, rowid DESC").fetch_all(conn).await?;
+    let rows =
+        sqlx::query("SELECT * FROM artifacts ORDER BY added_at DESC, rowid DESC").fetch_all(conn).await?;
     rows.iter().map(artifact).collect()
 }

@@ -15,7 +15,9 @@ pub mod tokens;
 use std::path::Path;
 use std::time::Duration;
 
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
 use sqlx::{Sqlite, SqliteConnection, Transaction};
 use thiserror::Error;
 
@@ -25,8 +27,8 @@ use crate::files::{self, FileError};
 pub const FILE: &str = "central.db";
 /// How long a writer waits for another one, for example the command line.
 const BUSY: Duration = Duration::from_secs(5);
-/// Connections of this process; SQLite has one writer at a time anyway.
-const CONNECTIONS: u32 = 4;
+/// Connections that read.
+const READERS: u32 = 4;
 
 /// A failure of the database.
 #[derive(Debug, Error)]
@@ -48,7 +50,10 @@ pub enum StoreError {
 /// The database.
 #[derive(Debug, Clone)]
 pub struct Store {
-    pool: SqlitePool,
+    readers: SqlitePool,
+    /// One connection: the writers of this process queue here, in order, and
+    /// only other processes meet SQLite's lock.
+    writer: SqlitePool,
 }
 
 /// One write transaction; dropping it without commit changes nothing.
@@ -68,8 +73,9 @@ impl Store {
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
             .busy_timeout(BUSY);
-        let pool = SqlitePoolOptions::new().max_connections(CONNECTIONS).connect_with(options).await?;
-        let store = Self { pool };
+        let writer = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await?;
+        let readers = SqlitePoolOptions::new().max_connections(READERS).connect_with(options).await?;
+        let store = Self { readers, writer };
         schema::upgrade(&store).await?;
         Ok(store)
     }
@@ -79,7 +85,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`] when another writer does not end in time.
     pub async fn write(&self) -> Result<Tx, StoreError> {
-        Ok(self.pool.begin_with("BEGIN IMMEDIATE").await?)
+        Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
     }
 
     /// Begins a transaction that only reads, all of it at one moment.
@@ -87,7 +93,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`] when there is no connection.
     pub async fn read(&self) -> Result<Tx, StoreError> {
-        Ok(self.pool.begin().await?)
+        Ok(self.readers.begin().await?)
     }
 
     /// A counter that moves when anybody else, also another process, wrote.
@@ -105,12 +111,13 @@ impl Store {
     /// # Errors
     /// [`StoreError`] when there is none.
     pub async fn connection(&self) -> Result<sqlx::pool::PoolConnection<Sqlite>, StoreError> {
-        Ok(self.pool.acquire().await?)
+        Ok(self.readers.acquire().await?)
     }
 
     /// Ends all connections; SQLite then folds the WAL into the database.
     pub async fn close(&self) {
-        self.pool.close().await;
+        self.readers.close().await;
+        self.writer.close().await;
     }
 }
 
@@ -133,7 +140,10 @@ pub(crate) fn unsigned(value: i64) -> u64 {
 }
 
 /// Parses a stored JSON document.
-pub(crate) fn document<T: serde::de::DeserializeOwned>(what: &'static str, text: &str) -> Result<T, StoreError> {
+pub(crate) fn document<T: serde::de::DeserializeOwned>(
+    what: &'static str,
+    text: &str,
+) -> Result<T, StoreError> {
     serde_json::from_str(text).map_err(|_| StoreError::Damaged(what))
 }
 

@@ -105,6 +105,36 @@ pub struct Node {
     pub reported: Reported,
 }
 
+impl Node {
+    /// A host that was never seen before, waiting, with nothing decided.
+    #[must_use]
+    pub fn new(id: &str, site: &str, (name, ip): (&str, IpAddr), now: Seconds) -> Self {
+        Self {
+            id: id.to_owned(),
+            ordinal: 0,
+            site: site.to_owned(),
+            state: NodeState::Pending,
+            name: name.to_owned(),
+            ip,
+            server_ok: false,
+            forced_role: None,
+            role: None,
+            role_order: 0,
+            pending: None,
+            hardware: Hardware::default(),
+            agent_version: String::new(),
+            boot_id: String::new(),
+            claimed_at: None,
+            up_since: now,
+            last_contact: now,
+            generation: 0,
+            body_digest: None,
+            issued_revision: 0,
+            reported: Reported::default(),
+        }
+    }
+}
+
 fn role(text: Option<&str>) -> Result<Option<Role>, StoreError> {
     match text {
         None => Ok(None),
@@ -199,10 +229,11 @@ pub async fn get(conn: &mut SqliteConnection, id: &str) -> Result<Option<Node>, 
 /// # Errors
 /// [`StoreError`].
 pub async fn find(conn: &mut SqliteConnection, word: &str) -> Result<Vec<Node>, StoreError> {
-    let rows = sqlx::query("SELECT * FROM nodes WHERE id = ?1 OR name = ?1 OR code = upper(?1) ORDER BY ordinal")
-        .bind(word)
-        .fetch_all(conn)
-        .await?;
+    let rows =
+        sqlx::query("SELECT * FROM nodes WHERE id = ?1 OR name = ?1 OR code = upper(?1) ORDER BY ordinal")
+            .bind(word)
+            .fetch_all(conn)
+            .await?;
     rows.iter().map(node).collect()
 }
 

@@ -130,7 +130,10 @@ mod tests {
     async fn a_newer_database_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).await.unwrap();
-        sqlx::raw_sql("PRAGMA user_version = 99").execute(&mut *store.connection().await.unwrap()).await.unwrap();
+        sqlx::raw_sql("PRAGMA user_version = 99")
+            .execute(&mut *store.connection().await.unwrap())
+            .await
+            .unwrap();
         store.close().await;
         assert!(matches!(Store::open(dir.path()).await, Err(StoreError::Newer(99))));
     }

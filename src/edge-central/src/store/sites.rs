@@ -127,9 +127,14 @@ pub async fn touch_all(conn: &mut SqliteConnection) -> Result<(), StoreError> {
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn changed_after(conn: &mut SqliteConnection, revision: i64) -> Result<Vec<(String, i64)>, StoreError> {
-    let rows =
-        sqlx::query("SELECT name, revision FROM sites WHERE revision > ?").bind(revision).fetch_all(conn).await?;
+pub async fn changed_after(
+    conn: &mut SqliteConnection,
+    revision: i64,
+) -> Result<Vec<(String, i64)>, StoreError> {
+    let rows = sqlx::query("SELECT name, revision FROM sites WHERE revision > ?")
+        .bind(revision)
+        .fetch_all(conn)
+        .await?;
     rows.iter().map(|row| Ok((row.try_get("name")?, row.try_get("revision")?))).collect()
 }
 
@@ -160,4 +165,12 @@ pub async fn remember(conn: &mut SqliteConnection, key: &str, value: &str) -> Re
     .execute(conn)
     .await?;
     Ok(written.rows_affected() > 0)
+}
+
+/// What was remembered under `key`.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn remembered(conn: &mut SqliteConnection, key: &str) -> Result<Option<String>, StoreError> {
+    Ok(sqlx::query_scalar("SELECT value FROM meta WHERE key = ?").bind(key).fetch_optional(conn).await?)
 }

@@ -54,18 +54,14 @@ quiet_root() {
 Description=The address that the lab gave on the kernel's command line
 DefaultDependencies=no
 ConditionKernelCommandLine=lab.address
-Wants=sys-subsystem-net-devices-eth0.device network-pre.target
-After=sys-subsystem-net-devices-eth0.device
-Before=network-pre.target
 
 [Service]
 Type=oneshot
 ExecStart=sh -c 'a=$(sed "s/.*lab.address=\\([^ ]*\\).*/\\1/" /proc/cmdline); ip link set lo up; ip addr replace $a dev eth0; ip link set eth0 up'
-
-[Install]
-WantedBy=sysinit.target
 UNIT
-  chroot "$ROOT" systemctl -q enable lab-address.service
+  # Started by its device: a machine without a network must not wait for one.
+  echo 'SUBSYSTEM=="net", KERNEL=="eth0", TAG+="systemd", ENV{SYSTEMD_WANTS}+="lab-address.service"' \
+    >"$ROOT/etc/udev/rules.d/90-lab.rules"
 }
 
 unpack_kernel "$ROOT/boot/vmlinuz-$version" "$OUT/vmlinux"

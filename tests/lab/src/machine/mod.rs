@@ -14,7 +14,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
@@ -24,6 +24,7 @@ use crate::cmd::{Cmd, Output, run, wait_until};
 use crate::lab::Lab;
 use crate::net::PREFIX;
 use crate::root::{self, Suite};
+use crate::say;
 
 /// What a machine shall be; start from [`MachineSpec::new`] and change fields.
 #[derive(Debug, Clone)]
@@ -96,8 +97,11 @@ impl Machine {
     /// # Errors
     /// It is on already, ends, or takes longer than three minutes.
     pub fn boot(&self) -> Result<String> {
+        let began = Instant::now();
+        say(&format!("booting the machine {}", self.spec.name));
         self.boot_no_wait()?;
         let state = self.cmd(&["systemctl", "is-system-running", "--wait"], &[], BOOT)?;
+        say(&format!("{} booted in {:.0} s", self.spec.name, began.elapsed().as_secs_f32()));
         Ok(state.stdout.trim().to_owned())
     }
 

@@ -1,0 +1,167 @@
+//! One boot as a straight line: observe, enrol, plan, apply, activate, verify,
+//! report.
+//!
+//! Owns the order of the steps and nothing else: the only caller of all seven.
+//! Every event of the daemon, `apply` in the foreground and every boot run the
+//! same line; there is no second code path for repair.
+
+mod download;
+pub mod host;
+mod record;
+mod steps;
+pub mod summary;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+pub use download::{Downloader, Quiet, Watcher};
+pub use host::{Agent, SetupError};
+
+use crate::activate::Activated;
+use crate::apply::Applied;
+use crate::enrol::Freshness;
+use crate::facts::HostFacts;
+use crate::plan::diff::Changes;
+use crate::plan::{CheckedPlan, Refusal};
+use crate::role::Assignment;
+use crate::sys::systemd::Systemd;
+use crate::sys::{Clock, Root};
+use crate::verify::Verdict;
+
+/// How far a pass goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// Files only: for a root that is no running host.
+    Written,
+    /// Everything that must be so before READY: files, name, boot links,
+    /// `Reload`. No network, no job.
+    Ready,
+    /// Units up and looked at.
+    Verified,
+}
+
+/// What one pass is told.
+#[derive(Debug, Clone, Copy)]
+pub struct Order {
+    /// How far it goes.
+    pub until: Until,
+    /// How long the central service may be asked; zero: not at all.
+    pub patience: Duration,
+    /// Look, and change nothing: a person paused the agent, or it failed to
+    /// start too often.
+    pub observe_only: bool,
+}
+
+/// Why a pass ended before its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stop {
+    /// What it waits for, or what went wrong.
+    pub why: Refusal,
+    /// How bad that is.
+    pub kind: StopKind,
+}
+
+/// How bad it is that a pass ended early.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopKind {
+    /// Nobody says what this host shall be.
+    NotConfigured,
+    /// A person must approve the claim.
+    Approval,
+    /// Something outside must happen first.
+    Waiting,
+    /// As `Waiting`, and k3s must not start meanwhile.
+    Held,
+    /// A step failed; it is tried again.
+    Failed,
+}
+
+/// What one pass saw and did. Filled from the top as far as it came.
+#[derive(Debug, Default)]
+pub struct Pass {
+    /// The host before anything was changed.
+    pub facts: HostFacts,
+    /// What it shall be.
+    pub assignment: Option<Assignment>,
+    /// Where that came from.
+    pub freshness: Option<Freshness>,
+    /// What would change, or was changed.
+    pub changes: Option<Changes>,
+    /// The plan that was followed.
+    pub plan: Option<CheckedPlan>,
+    /// What was written.
+    pub applied: Option<Applied>,
+    /// What was started.
+    pub activated: Option<Activated>,
+    /// How the node is.
+    pub verdict: Option<Verdict>,
+    /// Why it ended early.
+    pub stop: Option<Stop>,
+    /// Findings that stopped nothing.
+    pub findings: Vec<(Refusal, Severity)>,
+    /// Milliseconds by step.
+    pub steps_ms: BTreeMap<String, u64>,
+    /// The plan was rolled back before and is not tried again.
+    pub blocked: bool,
+    /// Something was pinned that the next plan depends on.
+    pub again: bool,
+}
+
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Severity {
+    /// Worth knowing.
+    Info,
+    /// Will need attention.
+    Warn,
+    /// Wrong.
+    Fail,
+}
+
+/// Runs the line once.
+pub async fn pass(agent: &mut Agent, order: Order) -> Pass {
+    let mut pass = Pass::default();
+    if let Err(stop) = line(agent, order, &mut pass).await {
+        pass.stop = Some(stop);
+    }
+    pass
+}
+
+async fn line(agent: &mut Agent, order: Order, pass: &mut Pass) -> Result<(), Stop> {
+    steps::observe(agent, pass).await;
+    steps::enrol(agent, order, pass).await?;
+    let plan = steps::plan(agent, pass)?;
+    if order.observe_only {
+        return steps::verify(agent, &plan, pass).await;
+    }
+    steps::apply(agent, order, &plan, pass).await?;
+    if order.until == Until::Written {
+        return Ok(());
+    }
+    steps::settle(agent, &plan, pass).await?;
+    if order.until == Until::Ready {
+        return Ok(());
+    }
+    steps::start(agent, &plan, pass).await?;
+    steps::verify(agent, &plan, pass).await?;
+    record::learn(agent, &plan, pass).await
+}
+
+/// Observes the host below `root`, with the units that a pass looks at.
+pub async fn facts(root: &Root) -> HostFacts {
+    steps::facts(root, &Systemd::new(root), Clock::System).await
+}
+
+impl Pass {
+    /// Whether everything is as it shall be and was seen to be.
+    #[must_use]
+    pub fn is_steady(&self) -> bool {
+        let healthy = self.verdict.as_ref().is_some_and(|verdict| verdict.health == crate::verify::Health::Healthy);
+        let idle = self.assignment.as_ref().is_some_and(|assignment| assignment.duty.is_none());
+        self.stop.is_none() && !self.again && (healthy || idle)
+    }
+
+    fn find(&mut self, severity: Severity, finding: Refusal) {
+        self.findings.push((finding, severity));
+    }
+}

@@ -1,0 +1,232 @@
+//! The steps as the line calls them: one call each, its time, its log line.
+//!
+//! Owns how a step's result becomes part of a [`Pass`], or ends it. Decides
+//! nothing about content.
+
+use std::time::Duration;
+
+use tracing::info;
+
+use super::{Agent, Downloader, Order, Pass, Severity, Stop, StopKind, Until, record};
+use crate::activate::{self, Wish};
+use crate::enrol::{EnrolError, Enrolled, Freshness, Outcome, Source, Waiting};
+use crate::error::Chain;
+use crate::plan::{self, CheckedPlan, Inputs, Plan, Refusal, Wanted, WaitingOn, diff, units};
+use crate::facts::HostFacts;
+use crate::sys::systemd::Systemd;
+use crate::sys::{Clock, Root, clock};
+use crate::verify::{self, Health, Probing};
+use crate::{apply, observe};
+
+/// Units whose state is a fact.
+const UNITS: [&str; 5] = [units::CONTAINERD, units::K3S, units::K3S_AGENT, units::SYSCTL, units::MODULES];
+
+/// Runs `work` and notes its milliseconds under `step`.
+async fn timed<T>(pass: &mut Pass, step: &str, work: impl Future<Output = T>) -> T {
+    let begin = clock::monotonic();
+    let result = work.await;
+    note_time(pass, step, clock::monotonic().saturating_sub(begin));
+    result
+}
+
+fn note_time(pass: &mut Pass, step: &str, taken: Duration) {
+    *pass.steps_ms.entry(step.to_owned()).or_default() += u64::try_from(taken.as_millis()).unwrap_or(u64::MAX);
+}
+
+/// What is observed on the host.
+pub(super) async fn facts(root: &Root, systemd: &Systemd, clock: Clock) -> HostFacts {
+    let units = activate::unit_facts(systemd, &UNITS).await;
+    observe::host(root, clock, &units).await
+}
+
+pub(super) async fn observe(agent: &mut Agent, pass: &mut Pass) {
+    let facts = timed(pass, "observe", facts(&agent.root, &agent.systemd, agent.clock)).await;
+    agent.introduce(&facts);
+    pass.facts = facts;
+}
+
+pub(super) async fn enrol(agent: &mut Agent, order: Order, pass: &mut Pass) -> Result<(), Stop> {
+    let outcome = timed(pass, "enrol", agent.enrolment.assignment(order.patience)).await;
+    match outcome {
+        Ok(Outcome::Enrolled(enrolled)) => take_over(agent, *enrolled, pass),
+        Ok(Outcome::Waiting(waiting)) => return Err(enrol_waits(&waiting)),
+        Err(error) => return Err(enrol_failed(&error)),
+    }
+    Ok(())
+}
+
+fn take_over(agent: &mut Agent, enrolled: Enrolled, pass: &mut Pass) {
+    let Enrolled { assignment, freshness, trouble, damage, .. } = enrolled;
+    if freshness != Freshness::Cached {
+        agent.confirmed = Some(assignment.digest.clone());
+    }
+    if let Some(trouble) = trouble {
+        // The WAN is never a health signal (invariant 11).
+        pass.find(Severity::Info, Refusal::new(trouble.code(), Chain(&trouble).to_string(), "the assignment on disk stays in force"));
+    }
+    if let Some(damage) = damage {
+        pass.find(Severity::Warn, Refusal::new("EB-state-file", damage, "its earlier copy is in force"));
+    }
+    info!(EDGE_STEP = "enrol", EDGE_GENERATION = assignment.generation, EDGE_ROLE = %assignment.role(), "assignment in force");
+    pass.freshness = Some(freshness);
+    pass.assignment = Some(assignment);
+}
+
+fn enrol_waits(waiting: &Waiting) -> Stop {
+    let kind = match waiting {
+        Waiting::NotConfigured => StopKind::NotConfigured,
+        Waiting::Approval { .. } => StopKind::Approval,
+        _ => StopKind::Waiting,
+    };
+    // The approval code is for root only; `status` has it in a file of its own.
+    let reason = match waiting {
+        Waiting::Approval { .. } => "central waits for a person to approve this host".to_owned(),
+        other => other.to_string(),
+    };
+    let next = match waiting {
+        Waiting::Approval { .. } => "tell the code that `edge-bootstrap status` shows to the central service's people",
+        _ => "then it goes on by itself",
+    };
+    Stop { why: Refusal::new(waiting.code(), reason, next), kind }
+}
+
+fn enrol_failed(error: &EnrolError) -> Stop {
+    let kind = if error.kind().can_retry() { StopKind::Waiting } else { StopKind::Failed };
+    Stop { why: Refusal::new(error.code(), Chain(error).to_string(), "it is tried again by itself"), kind }
+}
+
+pub(super) fn plan(agent: &Agent, pass: &mut Pass) -> Result<CheckedPlan, Stop> {
+    let begin = clock::monotonic();
+    let result = planned(agent, pass);
+    note_time(pass, "plan", clock::monotonic().saturating_sub(begin));
+    let (checked, changes) = result?;
+    info!(EDGE_STEP = "plan", EDGE_FILES = changes.files.len(), EDGE_UNITS = changes.units.len(), "plan made");
+    pass.changes = Some(changes);
+    pass.plan = Some(checked.clone());
+    Ok(checked)
+}
+
+fn planned(agent: &Agent, pass: &Pass) -> Result<(CheckedPlan, diff::Changes), Stop> {
+    let Some(assignment) = &pass.assignment else {
+        let why = Refusal::new("EB-assignment-pending", "there is no assignment yet", "it goes on when there is one");
+        return Err(Stop { why, kind: StopKind::Waiting });
+    };
+    let local = agent.local();
+    let confirmed = agent.confirmed.as_deref() == Some(assignment.digest.as_str());
+    let inputs = Inputs { facts: &pass.facts, assignment, local: &local, confirmed };
+    let plan = plan::plan(inputs).map_err(|waiting| plan_waits(&waiting))?;
+    let changes = diff::changes(&plan, &pass.facts);
+    let checked = plan::check(plan, inputs).map_err(|broken| plan_refused(&broken))?;
+    Ok((checked, changes))
+}
+
+fn plan_waits(waiting: &WaitingOn) -> Stop {
+    let kind = if waiting.holds_k3s() { StopKind::Held } else { StopKind::Waiting };
+    let why = match waiting {
+        WaitingOn::Refused(refusal) => refusal.clone(),
+        other => {
+            let text = other.to_string();
+            let reason = text.split_once(": ").map_or(text.as_str(), |(_, reason)| reason);
+            Refusal::new(&other.code(), reason, "then it goes on by itself")
+        }
+    };
+    Stop { why, kind }
+}
+
+/// All broken invariants in one refusal, the first one's code in front.
+fn plan_refused(broken: &[Refusal]) -> Stop {
+    let code = broken.first().map_or("EB-lint", |first| first.code.as_str());
+    let reason = broken.iter().map(|refusal| refusal.reason.clone()).collect::<Vec<_>>().join("; ");
+    let next = broken.first().map_or("report it", |first| first.next.as_str());
+    Stop { why: Refusal::new(code, reason, next), kind: StopKind::Held }
+}
+
+fn failed(code: &str, error: &(dyn std::error::Error + 'static)) -> Stop {
+    Stop { why: Refusal::new(code, Chain(error).to_string(), "it is tried again by itself"), kind: StopKind::Failed }
+}
+
+pub(super) async fn apply(agent: &mut Agent, order: Order, checked: &CheckedPlan, pass: &mut Pass) -> Result<(), Stop> {
+    let ledger = record::load(agent, pass);
+    if let Some(blocked) = record::blocked(ledger.as_ref(), checked) {
+        pass.find(Severity::Fail, blocked);
+        pass.blocked = true;
+        return Ok(());
+    }
+    if order.until == Until::Ready && !checked.plan().artifacts.is_empty() {
+        let why = Refusal::new("EB-wait-k3s", "k3s's binary must be fetched first", "it is fetched after the boot");
+        return Err(Stop { why, kind: StopKind::Waiting });
+    }
+    let source = Source::from(&agent.settings);
+    let downloader = Downloader::new(&source, agent.watcher.as_ref());
+    let root = agent.root.clone();
+    let result = timed(pass, "apply", async {
+        apply::fetch(&root, checked, &downloader).await?;
+        apply::apply(&root, checked)
+    })
+    .await;
+    let applied = result.map_err(|error| failed("EB-apply", &error))?;
+    record::committed(agent, ledger.as_ref(), checked).map_err(|error| failed("EB-state-file", &error))?;
+    if !applied.changed.is_empty() {
+        info!(EDGE_STEP = "apply", EDGE_FILES = applied.changed.len(), "files written");
+    }
+    pass.applied = Some(applied);
+    Ok(())
+}
+
+fn host(agent: &Agent) -> activate::Host<'_> {
+    activate::Host { root: &agent.root, systemd: &agent.systemd, clock: agent.clock }
+}
+
+pub(super) async fn settle(agent: &mut Agent, checked: &CheckedPlan, pass: &mut Pass) -> Result<(), Stop> {
+    let plan = checked.plan();
+    let wish = Wish {
+        hostname: plan.hostname.as_ref(),
+        units: &plan.units,
+        unit_files_changed: pass.applied.as_ref().is_some_and(apply::Applied::touched_units),
+    };
+    let result = timed(pass, "activate", activate::settle(host(agent), &wish)).await;
+    pass.activated = Some(result.map_err(|error| failed("EB-systemd", &error))?);
+    Ok(())
+}
+
+pub(super) async fn start(agent: &mut Agent, checked: &CheckedPlan, pass: &mut Pass) -> Result<(), Stop> {
+    let mut units = checked.plan().units.clone();
+    if pass.blocked {
+        // Another generation than the planned one is in force, on purpose.
+        units.iter_mut().for_each(|unit| unit.restart = None);
+    }
+    let started = timed(pass, "activate", activate::start(host(agent), &units)).await;
+    let started = started.map_err(|error| failed("EB-systemd", &error))?;
+    for job in &started.jobs {
+        info!(EDGE_STEP = "activate", EDGE_UNIT = %job.unit, EDGE_VERB = job.verb, EDGE_REASON = %job.reason, "unit job");
+    }
+    let all = pass.activated.get_or_insert_default();
+    all.jobs.extend(started.jobs);
+    all.changed.extend(started.changed);
+    all.left_alone.extend(started.left_alone);
+    all.troubles.extend(started.troubles);
+    record::activated(agent).map_err(|error| failed("EB-state-file", &error))
+}
+
+pub(super) async fn verify(agent: &mut Agent, checked: &CheckedPlan, pass: &mut Pass) -> Result<(), Stop> {
+    let Some(identity) = &checked.plan().identity else { return Ok(()) };
+    let probing = Probing {
+        root: &agent.root,
+        systemd: &agent.systemd,
+        k3s_unit: k3s_unit(checked.plan()),
+        node_name: &identity.node_name,
+        ports: verify::Ports::default(),
+    };
+    let verdict = timed(pass, "verify", verify::look(&probing)).await;
+    if verdict.health == Health::Healthy {
+        info!(EDGE_STEP = "verify", "node is healthy");
+    }
+    pass.verdict = Some(verdict);
+    Ok(())
+}
+
+/// The unit of k3s that the plan wants up.
+pub(super) fn k3s_unit(plan: &Plan) -> Option<&str> {
+    let wanted = |unit: &&plan::PlannedUnit| unit.wanted == Wanted::Running && units::is_k3s(&unit.name);
+    plan.units.iter().find(wanted).map(|unit| unit.name.as_str())
+}

@@ -1,0 +1,194 @@
+//! From a pass to the status that people and machines read.
+//!
+//! Owns which phase a pass means. Pure: the daemon and `apply` publish the
+//! result.
+
+use super::{Agent, Pass, Severity, StopKind};
+use crate::facts::runtime::PinnedIdentity;
+use crate::hold::Hold;
+use crate::pause::Pause;
+use crate::plan;
+use crate::report::status::{self, Finding, LastPass, LeftAlone, NodeAddress, Paused, PendingRestart, Status};
+use crate::report::{FindingStatus, Outcome, Phase};
+use crate::sys::clock::rfc3339;
+use crate::verify::{Health, State};
+
+/// What stands beside a pass.
+#[derive(Debug, Clone, Default)]
+pub struct Beside {
+    /// A person's pause.
+    pub pause: Option<Pause>,
+    /// Why k3s must not start.
+    pub hold: Option<Hold>,
+    /// When the central service last answered, seconds since 1970.
+    pub last_contact: Option<u64>,
+    /// Nothing may be changed because the daemon failed to start too often.
+    pub safe_mode: bool,
+}
+
+/// Brings `status` up to what `pass` saw.
+pub fn update(status: &mut Status, agent: &Agent, pass: &Pass, beside: &Beside) {
+    let now = agent.clock.rfc3339();
+    if let Some(name) = pass.facts.identity.hostname.kernel.known() {
+        status.host.clone_from(name);
+    }
+    place(status, pass);
+    status.last_contact = beside.last_contact.map(rfc3339);
+    status.last_pass = Some(LastPass { at: now.clone(), outcome: outcome(pass, beside), steps_ms: pass.steps_ms.clone() });
+    status.waiting_on = pass.stop.as_ref().map(|stop| (&stop.why).into());
+    status.hold = beside.hold.as_ref().map(|hold| status::Hold {
+        code: hold.code.clone(),
+        reason: hold.reason.clone(),
+        since: status.hold.as_ref().map_or_else(|| now.clone(), |hold| hold.since.clone()),
+    });
+    status.paused = beside.pause.as_ref().map(|pause| Paused {
+        until: rfc3339(pause.until),
+        by: pause.by.clone(),
+        reason: pause.reason.clone(),
+    });
+    units(status, pass);
+    status.findings = findings(pass, beside);
+    status.enter(phase(pass, beside), now);
+}
+
+fn place(status: &mut Status, pass: &Pass) {
+    let assignment = pass.assignment.as_ref();
+    if let Some(assignment) = assignment {
+        status.role = Some(assignment.role().to_string());
+        status.site = Some(assignment.site.to_string());
+        status.generation = assignment.generation;
+    }
+    let pinned = pass.plan.as_ref().and_then(|plan| plan.plan().identity.as_ref()).or(plan::pinned(&pass.facts));
+    if let Some(pinned) = pinned {
+        status.node = Some(NodeAddress { name: pinned.node_name.clone(), ip: pinned.node_ip });
+        status.epoch = pinned.epoch;
+        status.role.get_or_insert_with(|| pinned.role.to_string());
+        status.site.get_or_insert_with(|| pinned.site.clone());
+    }
+    let generation = pass.applied.as_ref().and_then(|applied| applied.generation);
+    let on_disk = pass.facts.runtime.generations.current.as_ref().map(|current| current.number);
+    status.plan_generation = generation.or(on_disk).unwrap_or(status.plan_generation);
+}
+
+fn units(status: &mut Status, pass: &Pass) {
+    let runtime = &pass.facts.runtime;
+    let seen = ["containerd", "k3s", "k3s-agent"].into_iter().filter_map(|name| {
+        let unit = runtime.units.get(name)?.known().filter(|unit| unit.load != "not-found")?;
+        Some((name.to_owned(), unit.into()))
+    });
+    status.units = seen.collect();
+    let left = pass.activated.iter().flat_map(|activated| &activated.left_alone);
+    status.left_alone = left
+        .map(|left| LeftAlone {
+            unit: left.unit.clone(),
+            why: format!("{:?} by a person", left.why).to_lowercase(),
+            since: rfc3339(left.since),
+        })
+        .collect();
+    let pending = pass.changes.iter().flat_map(|changes| &changes.pending);
+    status.pending_restarts = pending.map(PendingRestart::from).collect();
+    status.versions.insert("edge-bootstrap".to_owned(), env!("CARGO_PKG_VERSION").to_owned());
+    if let Some(version) = runtime.k3s.version.known().cloned().flatten() {
+        status.versions.insert("k3s".to_owned(), version);
+    }
+    if let Some((major, minor, patch)) = runtime.containerd.version.known() {
+        status.versions.insert("containerd".to_owned(), format!("{major}.{minor}.{patch}"));
+    }
+}
+
+fn outcome(pass: &Pass, beside: &Beside) -> Outcome {
+    match &pass.stop {
+        _ if beside.pause.is_some() || beside.safe_mode => Outcome::Observed,
+        Some(stop) if stop.kind == StopKind::Failed => Outcome::Failed,
+        Some(_) => Outcome::Waiting,
+        None if pass.blocked => Outcome::RolledBack,
+        None => Outcome::Converged,
+    }
+}
+
+fn phase(pass: &Pass, beside: &Beside) -> Phase {
+    if beside.pause.is_some() {
+        return Phase::Paused;
+    }
+    if let Some(stop) = &pass.stop {
+        return match stop.kind {
+            StopKind::NotConfigured => Phase::NotConfigured,
+            StopKind::Approval => Phase::PendingApproval,
+            StopKind::Waiting if pass.assignment.is_none() => Phase::Enrolling,
+            StopKind::Waiting => Phase::Waiting,
+            StopKind::Held => Phase::Held,
+            StopKind::Failed => Phase::Failed,
+        };
+    }
+    running_phase(pass, beside)
+}
+
+fn running_phase(pass: &Pass, beside: &Beside) -> Phase {
+    if pass.is_steady() && !pass.blocked && !beside.safe_mode {
+        return Phase::Steady;
+    }
+    match &pass.verdict {
+        None => Phase::Activating,
+        Some(verdict) if verdict.waiting => Phase::Verifying,
+        Some(verdict) if verdict.health == Health::Healthy && pass.again => Phase::Verifying,
+        Some(_) => Phase::Degraded,
+    }
+}
+
+fn findings(pass: &Pass, beside: &Beside) -> Vec<Finding> {
+    let mut findings: Vec<Finding> =
+        pass.findings.iter().map(|(refusal, severity)| finding(refusal, *severity)).collect();
+    if beside.safe_mode {
+        findings.push(Finding {
+            id: "agent-starts".to_owned(),
+            code: "EB-safe-mode".to_owned(),
+            status: FindingStatus::Fail,
+            text: "edge-bootstrap failed to start twice in this boot and only observes; look at its journal, then restart it".to_owned(),
+        });
+    }
+    let troubles = pass.activated.iter().flat_map(|activated| &activated.troubles);
+    findings.extend(troubles.map(|trouble| Finding {
+        id: "activate".to_owned(),
+        code: "EB-activate".to_owned(),
+        status: FindingStatus::Fail,
+        text: format!("{}: {}", trouble.object, trouble.what),
+    }));
+    findings.extend(probes(pass));
+    findings
+}
+
+fn finding(refusal: &plan::Refusal, severity: Severity) -> Finding {
+    Finding {
+        id: refusal.code.trim_start_matches("EB-").to_owned(),
+        code: refusal.code.clone(),
+        status: match severity {
+            Severity::Info => FindingStatus::Info,
+            Severity::Warn => FindingStatus::Warn,
+            Severity::Fail => FindingStatus::Fail,
+        },
+        text: format!("{}; {}", refusal.reason, refusal.next),
+    }
+}
+
+/// Probes that are not good; one that waits is no finding.
+fn probes(pass: &Pass) -> Vec<Finding> {
+    let probes = pass.verdict.iter().flat_map(|verdict| &verdict.probes);
+    let bad = probes.filter(|probe| matches!(probe.state, State::Degraded | State::Failed | State::Unknown));
+    bad.map(|probe| Finding {
+        id: probe.name.to_owned(),
+        code: "EB-probe".to_owned(),
+        status: match probe.state {
+            State::Failed => FindingStatus::Fail,
+            State::Unknown => FindingStatus::Unknown,
+            _ => FindingStatus::Warn,
+        },
+        text: format!("{}: {}", probe.name, probe.detail),
+    })
+    .collect()
+}
+
+/// The identity as the pass left it.
+#[must_use]
+pub fn identity(pass: &Pass) -> Option<&PinnedIdentity> {
+    plan::pinned(&pass.facts)
+}

@@ -1,0 +1,155 @@
+//! The command line: verbs, exit codes, and what people read.
+//!
+//! Owns argument parsing and printing. The only place that prints an error, as
+//! one chain. Decides nothing about a host.
+
+mod apply;
+mod configure;
+mod enrol;
+pub mod facts;
+mod gate;
+mod identity;
+mod output;
+mod person;
+mod plan;
+pub mod status;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use tracing::Level;
+
+use crate::boot::Agent;
+use crate::error::Chain;
+use crate::sys::Root;
+use crate::{boot, daemon, logging};
+
+/// Turns a bare host into a healthy k3s node, and brings it back after every power cut.
+#[derive(Debug, Parser)]
+#[command(name = "edge-bootstrap", version, disable_help_subcommand = true)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// What every verb takes.
+#[derive(Debug, Clone, Args)]
+pub struct Common {
+    /// Put every path below DIR (tests, image builds)
+    #[arg(long, global = true, value_name = "DIR", default_value = "/", hide_default_value = true)]
+    root: String,
+    /// Read FILE instead of /etc/edge-bootstrap/config.toml
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<String>,
+    /// Print JSON
+    #[arg(long, global = true)]
+    json: bool,
+    /// Say more; twice: everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// The daemon; systemd runs it
+    Run,
+    /// One pass in the foreground: make this host what it shall be
+    Apply,
+    /// What a pass would change; changes nothing
+    Plan(plan::PlanArgs),
+    /// The check before a unit starts: 0 go, 1 refuse
+    Gate(gate::GateArgs),
+    /// Observe and report, change nothing, for a while
+    Pause(person::PauseArgs),
+    /// End a pause, and start again what a person stopped
+    Resume,
+    /// How this host is; exit 0 when steady
+    Status,
+    /// What was observed on this host
+    Facts,
+    /// Claim a place at the central service now, and write the configuration
+    Enrol(enrol::EnrolArgs),
+    /// Who this host is for good
+    Identity {
+        #[command(subcommand)]
+        verb: identity::IdentityVerb,
+    },
+    /// Check or show the merged configuration
+    Config {
+        #[command(subcommand)]
+        verb: configure::ConfigVerb,
+    },
+}
+
+/// Exit code of a usage error (sysexits).
+const USAGE: u8 = 64;
+
+impl Common {
+    fn root(&self) -> Root {
+        Root::new(&self.root)
+    }
+
+    fn agent(&self) -> anyhow::Result<Agent> {
+        Ok(Agent::new(self.root(), self.config.as_deref())?)
+    }
+}
+
+/// Parses, runs, prints the error chain once, and gives the exit code.
+#[must_use]
+pub fn main() -> ExitCode {
+    let arguments: Vec<OsString> = crate::sys::host::arguments();
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    logging::begin(if matches!(cli.verb, Verb::Run) { Level::INFO } else { Level::WARN }, cli.common.verbose);
+    match dispatch(&cli) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            output::error(&Chain(error.as_ref()).to_string());
+            ExitCode::from(code_of(&error))
+        }
+    }
+}
+
+fn usage(error: &clap::Error) -> ExitCode {
+    let help = matches!(error.kind(), clap::error::ErrorKind::DisplayHelp | clap::error::ErrorKind::DisplayVersion);
+    // Nothing can be said where not even this can be written.
+    let _ = error.print();
+    if help { ExitCode::SUCCESS } else { ExitCode::from(USAGE) }
+}
+
+fn code_of(error: &anyhow::Error) -> u8 {
+    error.downcast_ref::<boot::SetupError>().map_or(1, |error| error.kind().exit_code())
+}
+
+fn dispatch(cli: &Cli) -> anyhow::Result<u8> {
+    let common = &cli.common;
+    match &cli.verb {
+        Verb::Gate(args) => Ok(gate::run(common, args)),
+        Verb::Status => status::run(common),
+        Verb::Pause(args) => person::pause(common, args),
+        Verb::Config { verb } => configure::run(common, verb),
+        Verb::Identity { verb } => identity::run(common, verb),
+        Verb::Run => on_runtime(async {
+            daemon::run(common.root(), common.config.clone()).await?;
+            Ok(0)
+        }),
+        Verb::Apply => on_runtime(apply::run(common)),
+        Verb::Plan(args) => on_runtime(plan::run(common, args)),
+        Verb::Resume => on_runtime(person::resume(common)),
+        Verb::Facts => on_runtime(facts::run(common)),
+        Verb::Enrol(args) => on_runtime(enrol::run(common, args)),
+    }
+}
+
+/// Runs on this thread alone. A name look-up that hangs must not hold up the end.
+fn on_runtime(work: impl Future<Output = anyhow::Result<u8>>) -> anyhow::Result<u8> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let result = runtime.block_on(work);
+    runtime.shutdown_background();
+    result
+}

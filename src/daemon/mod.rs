@@ -1,0 +1,475 @@
+//! `run`: the daemon.
+//!
+//! Owns when a pass runs: before READY with what is on disk, after READY at
+//! every event, and never twice at once. Owns the promise to systemd: READY
+//! within its budget whatever happens, the watchdog fed by the event loop, a
+//! clean stop. What a pass does is `boot`'s.
+
+mod starts;
+mod talk;
+
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::LocalSet;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until, timeout};
+use tracing::{info, warn};
+
+use crate::boot::summary::{self, Beside};
+use crate::boot::{self, Agent, Order, Pass, SetupError, StopKind, Until, host};
+use crate::enrol::Waiting;
+use crate::error::Chain;
+use crate::plan::{Refusal, units};
+use crate::report::status::{self, Finding, PendingClaim, Status};
+use crate::report::{self, Evidence, FindingStatus, Phase};
+use crate::sys::hostnamed::NameWatch;
+use crate::sys::systemd::{Event, Watch};
+use crate::sys::{Clock, Root, lock, notify};
+use crate::{hold, paths, pause, sys};
+use starts::Starts;
+use talk::{Talk, Word};
+
+/// Everything before READY together.
+const PRE_START: Duration = Duration::from_secs(20);
+/// How long a hold lasts whose only reason is a late pre-start.
+const LATE_HOLD: Duration = Duration::from_secs(60);
+/// How long another pass may keep the lock before READY is sent without ours.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+/// Between passes of a steady host.
+const QUIET: Duration = Duration::from_secs(120);
+/// Between looks while k3s comes up.
+const SOON: Duration = Duration::from_secs(3);
+/// Between tries of a pass that failed or waits.
+const RETRY: Duration = Duration::from_secs(15);
+/// From an event to its pass, so that a burst is one pass.
+const SETTLE: Duration = Duration::from_millis(300);
+
+/// Why the daemon could not begin.
+#[derive(Debug, Error)]
+pub enum DaemonError {
+    /// The state or run directory cannot be made.
+    #[error(transparent)]
+    File(#[from] sys::FileError),
+    /// Signals cannot be received.
+    #[error("listen for signals")]
+    Signals(#[source] std::io::Error),
+}
+
+/// Runs until systemd says stop.
+///
+/// # Errors
+/// When not even the run directory can be made.
+pub async fn run(root: Root, config: Option<String>) -> Result<(), DaemonError> {
+    root.make_dir(paths::RUN_DIR, 0o755)?;
+    let starts = Starts::begin(&root);
+    let mut daemon = Daemon::new(root, config, starts)?;
+    if starts.only_observe() {
+        warn!(EDGE_STEP = "start", "failed to start twice in this boot, only observing");
+    } else {
+        daemon.pre_start().await;
+    }
+    notify::ready();
+    if !starts.only_observe() {
+        starts.ready(&daemon.root);
+    }
+    info!(EDGE_STEP = "start", "ready");
+    // The conversation runs on this thread too: there is no other.
+    LocalSet::new().run_until(daemon.serve()).await;
+    daemon.stop();
+    Ok(())
+}
+
+struct Daemon {
+    root: Root,
+    config: Option<String>,
+    agent: Option<Agent>,
+    talk: Option<Talk>,
+    status: Status,
+    beside: Beside,
+    starts: Starts,
+    trouble: Option<Refusal>,
+    late_hold_ends: Option<Instant>,
+    is_serving: bool,
+    next_pass: Instant,
+    signals: Signals,
+    watchdog: Option<Interval>,
+}
+
+struct Signals {
+    term: Signal,
+    int: Signal,
+    hup: Signal,
+}
+
+/// What woke the daemon.
+enum Wake {
+    Stop,
+    Reload,
+    Pass,
+    Soon,
+    Word(Word),
+    Fed,
+}
+
+impl Daemon {
+    fn new(root: Root, config: Option<String>, starts: Starts) -> Result<Self, DaemonError> {
+        let agent = status::Agent {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: sys::host::pid(),
+            starts_in_boot: starts.begun,
+        };
+        let host = root.read_kernel("/proc/sys/kernel/hostname").unwrap_or_default();
+        let status = Status::starting(host, agent, Clock::System.rfc3339());
+        let signals = signals().map_err(DaemonError::Signals)?;
+        let beside = Beside { safe_mode: starts.only_observe(), ..Beside::default() };
+        let mut daemon = Self {
+            root, config, status, beside, starts, signals,
+            agent: None, talk: None, trouble: None, late_hold_ends: None,
+            is_serving: false,
+            next_pass: Instant::now(),
+            watchdog: notify::watchdog_interval().map(feeding),
+        };
+        daemon.configure();
+        Ok(daemon)
+    }
+
+    /// Reads the configuration. A broken one changes nothing on the host.
+    fn configure(&mut self) {
+        self.talk = None;
+        match Agent::new(self.root.clone(), self.config.as_deref()) {
+            Ok(mut agent) => {
+                agent.confirmed = self.agent.take().and_then(|agent| agent.confirmed);
+                self.agent = Some(agent);
+            }
+            Err(error) => {
+                self.agent = None;
+                self.complain(&error);
+            }
+        }
+    }
+
+    fn complain(&mut self, error: &SetupError) {
+        warn!(EDGE_STEP = "config", EDGE_REASON = %Chain(error), "configuration cannot be used, observing only");
+        self.status.findings = vec![Finding {
+            id: "config".to_owned(),
+            code: "EB-config".to_owned(),
+            status: FindingStatus::Fail,
+            text: format!("{}; correct it, then `systemctl reload edge-bootstrap`", Chain(error)),
+        }];
+        self.status.enter(Phase::Failed, Clock::System.rfc3339());
+        self.publish();
+    }
+
+    /// Everything that must be so before k3s starts, from what is on disk.
+    async fn pre_start(&mut self) {
+        let order = Order { until: Until::Ready, patience: Duration::ZERO, observe_only: self.is_paused() };
+        match timeout(PRE_START, self.locked_pass(order)).await {
+            Ok(Some(pass)) => self.after(pass),
+            Ok(None) => warn!(EDGE_STEP = "start", "another pass holds the lock, going on without"),
+            Err(_) => {
+                let late = Refusal::new("EB-pre-start-late", "checks before the start are not done yet", "it goes on by itself");
+                self.hold(&late);
+                self.late_hold_ends = Some(Instant::now() + LATE_HOLD);
+            }
+        }
+    }
+
+    fn is_paused(&mut self) -> bool {
+        self.beside.pause = pause::current(&self.root, Clock::System);
+        self.beside.pause.is_some()
+    }
+
+    async fn locked_pass(&mut self, order: Order) -> Option<Pass> {
+        let agent = self.agent.as_mut()?;
+        let lock = lock::acquire(&agent.root, paths::LOCK, LOCK_PATIENCE).await.ok().flatten()?;
+        let pass = boot::pass(agent, order).await;
+        drop(lock);
+        Some(pass)
+    }
+
+    /// Waits, and runs a pass at every event, until it is time to stop.
+    async fn serve(&mut self) {
+        let systemd = sys::systemd::Systemd::new(&self.root);
+        let mut watch = systemd.watch(&[units::CONTAINERD, units::K3S, units::K3S_AGENT]);
+        let mut names = NameWatch::new(&self.root);
+        self.is_serving = true;
+        self.next_pass = Instant::now();
+        loop {
+            match self.wake(&mut watch, &mut names).await {
+                Wake::Stop => return,
+                Wake::Reload => self.reload(),
+                Wake::Soon => self.schedule(SETTLE),
+                Wake::Word(word) => self.hear(word),
+                Wake::Fed => {}
+                Wake::Pass => {
+                    if self.full_pass().await.is_none() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn wake(&mut self, watch: &mut Watch, names: &mut NameWatch) -> Wake {
+        let next_pass = self.next_pass;
+        tokio::select! {
+            biased;
+            // Each arm is cancel-safe: signals, timers, channels and the two
+            // watches keep what they have not handed out.
+            _ = self.signals.term.recv() => Wake::Stop,
+            _ = self.signals.int.recv() => Wake::Stop,
+            _ = self.signals.hup.recv() => Wake::Reload,
+            () = feed(&mut self.watchdog) => Wake::Fed,
+            () = sleep_until(next_pass) => Wake::Pass,
+            word = hear(&mut self.talk) => Wake::Word(word),
+            () = names.changed() => Wake::Soon,
+            event = watch.changed() => match event {
+                Event::Unit(_) | Event::Hostname | Event::Missed => Wake::Soon,
+            },
+        }
+    }
+
+    fn schedule(&mut self, delay: Duration) {
+        self.next_pass = self.next_pass.min(Instant::now() + delay);
+    }
+
+    fn reload(&mut self) {
+        info!(EDGE_STEP = "config", "configuration is read again");
+        self.configure();
+        self.next_pass = Instant::now();
+    }
+
+    fn hear(&mut self, word: Word) {
+        match word {
+            Word::Contact(at) => {
+                self.beside.last_contact = Some(at);
+                self.trouble = None;
+            }
+            Word::Confirmed(digest) | Word::New(digest) => self.confirmed(digest),
+            Word::Waiting(waiting) => self.wait_for(&waiting),
+            Word::Trouble(trouble) => self.note_trouble(trouble),
+        }
+    }
+
+    fn confirmed(&mut self, digest: String) {
+        self.pending_claim(None);
+        let Some(agent) = &mut self.agent else { return };
+        if agent.confirmed.as_ref() != Some(&digest) {
+            agent.confirmed = Some(digest);
+            self.next_pass = Instant::now();
+        }
+    }
+
+    fn wait_for(&mut self, waiting: &Waiting) {
+        let claim = match waiting {
+            Waiting::Approval { code, of, .. } => Some(PendingClaim {
+                schema: 1,
+                code: code.clone(),
+                reason: if of.is_some() { "replaces" } else { "approval" }.to_owned(),
+                of: of.as_ref().map(ToString::to_string),
+                since: Clock::System.rfc3339(),
+            }),
+            _ => None,
+        };
+        self.pending_claim(claim);
+        let why = Refusal::new(waiting.code(), "central has not decided yet what this host shall be", "it goes on by itself");
+        let approval = matches!(waiting, Waiting::Approval { .. });
+        let why = if approval {
+            Refusal::new(waiting.code(), "a person must approve this host", "tell the central service's people the code that `edge-bootstrap status` shows to root")
+        } else {
+            why
+        };
+        if self.status.generation == 0 {
+            self.status.waiting_on = Some((&why).into());
+            self.status.enter(if approval { Phase::PendingApproval } else { Phase::Enrolling }, Clock::System.rfc3339());
+            self.publish();
+        }
+    }
+
+    fn pending_claim(&mut self, claim: Option<PendingClaim>) {
+        let before = report::read_claim(&self.root).ok().flatten();
+        // The time of the first wait stays, so that an unchanged claim is no change.
+        let claim = claim.map(|claim| match &before {
+            Some(before) if before.code == claim.code => PendingClaim { since: before.since.clone(), ..claim },
+            _ => claim,
+        });
+        if let Some(claim) = claim.as_ref().filter(|claim| before.as_ref() != Some(*claim)) {
+            sys::notify::console(&self.root, &report::console_line(&self.status, claim));
+        }
+        if let Err(error) = report::publish_claim(&self.root, claim.as_ref()) {
+            warn!(EDGE_STEP = "report", EDGE_REASON = %Chain(&error), "claim code cannot be shown, ignoring");
+        }
+    }
+
+    fn note_trouble(&mut self, trouble: Refusal) {
+        if self.trouble.as_ref().map(|trouble| &trouble.code) != Some(&trouble.code) {
+            info!(EDGE_STEP = "enrol", EDGE_CODE = %trouble.code, EDGE_REASON = %trouble.reason, "no word from central, going on without");
+        }
+        if self.status.generation == 0 {
+            self.status.waiting_on = Some((&trouble).into());
+            self.status.enter(Phase::Enrolling, Clock::System.rfc3339());
+            self.publish();
+        }
+        self.trouble = Some(trouble);
+    }
+
+    /// One pass, with the watchdog fed and a stop heeded meanwhile; `None` when
+    /// it is time to stop.
+    async fn full_pass(&mut self) -> Option<()> {
+        self.end_late_hold();
+        self.next_pass = Instant::now() + RETRY;
+        if self.agent.is_none() {
+            self.configure();
+        }
+        let observe_only = self.is_paused() || self.beside.safe_mode;
+        let order = Order { until: Until::Verified, patience: Duration::ZERO, observe_only };
+        let mut agent = self.agent.take()?;
+        let work = async {
+            let lock = lock::acquire(&agent.root, paths::LOCK, LOCK_PATIENCE).await.ok().flatten();
+            match lock {
+                Some(_lock) => Some(boot::pass(&mut agent, order).await),
+                None => None,
+            }
+        };
+        let ended = attended(work, &mut self.signals, &mut self.watchdog).await;
+        self.agent = Some(agent);
+        if let Some(pass) = ended? {
+            self.after(pass);
+        }
+        Some(())
+    }
+
+    fn end_late_hold(&mut self) {
+        if self.late_hold_ends.is_some_and(|ends| Instant::now() >= ends) {
+            self.release();
+        }
+    }
+
+    /// Tells what a pass saw, and sets the time of the next one.
+    fn after(&mut self, pass: Pass) {
+        match &pass.stop {
+            Some(stop) if stop.kind == StopKind::Held => self.hold(&stop.why),
+            _ => self.release(),
+        }
+        self.next_pass = Instant::now() + pause_after(&pass);
+        let Some(agent) = &self.agent else { return };
+        let introduction = host::introduction(&agent.settings, &pass.facts);
+        match &self.talk {
+            Some(talk) => talk.introduce(introduction),
+            // Before READY nobody outside is asked anything.
+            None if self.is_serving => {
+                self.talk = Some(Talk::begin(&self.root, agent.clock, &agent.settings, introduction));
+            }
+            None => {}
+        }
+        let waited = self.status.waiting_on.clone();
+        summary::update(&mut self.status, agent, &pass, &self.beside);
+        if pass.assignment.is_none() && waited.is_some() && self.trouble.is_some() {
+            self.status.waiting_on = waited;
+        }
+        self.publish();
+        self.report(&pass);
+    }
+
+    fn report(&mut self, pass: &Pass) {
+        let identity = summary::identity(pass);
+        let evidence = Evidence { facts: &pass.facts, identity, snapshots: &[] };
+        let report = report::report(&self.status, evidence, 0);
+        if let Some(talk) = &self.talk {
+            talk.report(report);
+        }
+    }
+
+    fn hold(&mut self, why: &Refusal) {
+        if let Err(error) = hold::set(&self.root, why) {
+            warn!(EDGE_STEP = "start", EDGE_REASON = %Chain(&error), "hold cannot be written, ignoring");
+        }
+        self.beside.hold = hold::current(&self.root);
+    }
+
+    fn release(&mut self) {
+        self.late_hold_ends = None;
+        self.beside.hold = None;
+        if let Err(error) = hold::clear(&self.root) {
+            warn!(EDGE_STEP = "start", EDGE_REASON = %Chain(&error), "hold cannot be removed, retrying in the next pass");
+        }
+    }
+
+    fn publish(&self) {
+        if let Err(error) = report::publish(&self.root, &self.status) {
+            warn!(EDGE_STEP = "report", EDGE_REASON = %Chain(&error), "status cannot be written, ignoring");
+        }
+    }
+
+    fn stop(&mut self) {
+        notify::stopping();
+        info!(EDGE_STEP = "stop", EDGE_STARTS = self.starts.begun, "stopping");
+        self.talk = None;
+        // With this process gone the hold means nothing; its file goes too.
+        self.release();
+    }
+}
+
+/// When the next pass is due by itself.
+fn pause_after(pass: &Pass) -> Duration {
+    let comes_up = pass.verdict.as_ref().is_some_and(|verdict| verdict.waiting);
+    match &pass.stop {
+        _ if pass.again => Duration::ZERO,
+        Some(_) => RETRY,
+        None if pass.is_steady() => QUIET,
+        None if pass.verdict.is_none() => Duration::ZERO,
+        None if comes_up => SOON,
+        None => RETRY,
+    }
+}
+
+/// Runs `work` to its end, feeding the watchdog; `None` when a stop came first.
+/// A pass that is dropped is dropped between its writes: they do not await.
+async fn attended<T>(work: impl Future<Output = T>, signals: &mut Signals, watchdog: &mut Option<Interval>) -> Option<T> {
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            biased;
+            // Cancel-safe: a signal.
+            _ = signals.term.recv() => return None,
+            // Cancel-safe: a signal.
+            _ = signals.int.recv() => return None,
+            // Cancel-safe: a timer.
+            () = feed(watchdog) => {}
+            // Pinned outside the loop, so nothing of it is lost.
+            done = &mut work => return Some(done),
+        }
+    }
+}
+
+fn signals() -> std::io::Result<Signals> {
+    Ok(Signals {
+        term: signal(SignalKind::terminate())?,
+        int: signal(SignalKind::interrupt())?,
+        hup: signal(SignalKind::hangup())?,
+    })
+}
+
+fn feeding(every: Duration) -> Interval {
+    let mut interval = interval(every);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+async fn feed(watchdog: &mut Option<Interval>) {
+    match watchdog {
+        Some(interval) => {
+            interval.tick().await;
+            notify::watchdog();
+        }
+        None => std::future::pending().await,
+    }
+}
+
+async fn hear(talk: &mut Option<Talk>) -> Word {
+    match talk {
+        Some(talk) => talk.word().await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,292 @@
+//! `site`: machine rooms and their settings.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, bail};
+use clap::{Args, Subcommand};
+use edge_bootstrap::role::words::SiteName;
+use edge_bootstrap::wire::assignment::{Manifest, Mirror};
+use serde_json::json;
+use sqlx::SqliteConnection;
+
+use super::node::{NODE_HEADS, node_json, node_row};
+use super::{Context, output, read_json};
+use crate::settings::SiteSettings;
+use crate::store::audit::Entry;
+use crate::store::nodes;
+use crate::store::sites::{self, Site};
+use crate::store::{artifacts, audit, commit};
+use crate::{assign, clock, files, ids};
+
+const SITE_HEADS: &[&str] = &["SITE", "EPOCH", "K3S", "CA-HASH", "LEASE"];
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Add a site.
+    Add {
+        /// Its name.
+        name: SiteName,
+        #[command(flatten)]
+        settings: Box<Settings>,
+    },
+    /// List the sites.
+    List,
+    /// Show one site with its hosts.
+    Show {
+        /// Its name.
+        name: String,
+    },
+    /// Change settings of a site.
+    Set {
+        /// Its name.
+        name: String,
+        #[command(flatten)]
+        settings: Box<Settings>,
+    },
+    /// Begin the site's datastore anew: raises the epoch and frees the init
+    /// lease. Only when its cluster is lost for good.
+    Reinit {
+        /// The name of the site, to confirm.
+        #[arg(long, value_name = "SITE")]
+        confirm: String,
+    },
+}
+
+/// Settings; an empty value takes an optional one away.
+#[derive(Debug, Args)]
+pub(super) struct Settings {
+    /// Cluster name [default: the site's name].
+    #[arg(long, value_name = "NAME")]
+    cluster_name: Option<String>,
+    /// Pod network.
+    #[arg(long, value_name = "CIDR")]
+    cluster_cidr: Option<String>,
+    /// Service network.
+    #[arg(long, value_name = "CIDR")]
+    service_cidr: Option<String>,
+    /// Further names for the cluster's serving certificate; several with commas.
+    #[arg(long, value_name = "NAME|IP", value_delimiter = ',')]
+    tls_san: Option<Vec<String>>,
+    /// k3s to run [default: the newest artifact named k3s].
+    #[arg(long, value_name = "VERSION")]
+    k3s_version: Option<String>,
+    /// Further k3s keys, as a JSON object.
+    #[arg(long, value_name = "FILE|-")]
+    k3s_config_file: Option<PathBuf>,
+    /// auto, overlayfs or devmapper.
+    #[arg(long, value_name = "NAME")]
+    snapshotter: Option<String>,
+    /// Pause image.
+    #[arg(long, value_name = "IMAGE")]
+    sandbox_image: Option<String>,
+    /// Registry mirror; may be repeated, replaces all mirrors.
+    #[arg(long = "mirror", value_name = "REGISTRY=URL[,URL]")]
+    mirrors: Option<Vec<String>>,
+    /// etcd snapshots with their S3 keys, as a JSON object.
+    #[arg(long, value_name = "FILE|-")]
+    snapshots_file: Option<PathBuf>,
+    /// Manifest named eb-NAME.yaml; may be repeated, replaces all manifests.
+    #[arg(long = "manifest", value_name = "FILE")]
+    manifests: Option<Vec<PathBuf>>,
+    /// What agents may do by themselves: observe, safe or disruptive.
+    #[arg(long, value_name = "POLICY")]
+    repair: Option<String>,
+}
+
+pub(super) async fn run(context: &Context, command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Add { name, settings } => add(context, name.as_str(), *settings).await,
+        Command::List => list(context).await,
+        Command::Show { name } => show(context, &name).await,
+        Command::Set { name, settings } => set(context, &name, *settings).await,
+        Command::Reinit { confirm } => reinit(context, &confirm).await,
+    }
+}
+
+/// The site of this name.
+pub(super) async fn find(conn: &mut SqliteConnection, name: &str) -> anyhow::Result<Site> {
+    let site = sites::get(conn, name).await?;
+    site.with_context(|| format!("there is no site {name}; `edge-central site list` names them"))
+}
+
+async fn add(context: &Context, name: &str, settings: Settings) -> anyhow::Result<()> {
+    let store = context.store().await?;
+    let mut tx = store.write().await?;
+    if sites::get(&mut tx, name).await?.is_some() {
+        bail!("there is a site {name} already; `edge-central site set {name}` changes it");
+    }
+    let defaults = SiteSettings {
+        cluster_name: name.to_owned(),
+        k3s_version: newest_k3s(&mut tx).await?,
+        ..SiteSettings::default()
+    };
+    let site = Site {
+        name: name.to_owned(),
+        settings: settings.apply(defaults)?,
+        epoch: 1,
+        server_token: ids::password()?,
+        agent_token: ids::password()?,
+        ca_hash: None,
+        lease: None,
+        revision: 0,
+        created_at: clock::now(),
+    };
+    check(&mut tx, &site).await?;
+    sites::add(&mut tx, &site).await?;
+    audit::add(&mut tx, &about(context, "site-add", name)).await?;
+    commit(tx).await?;
+    output::outcome(context.json, json!({"site": name}), &format!("site {name} added"));
+    Ok(())
+}
+
+async fn newest_k3s(conn: &mut SqliteConnection) -> anyhow::Result<Option<String>> {
+    let artifacts = artifacts::list(conn).await?;
+    Ok(artifacts.into_iter().find(|file| file.name == "k3s").map(|file| file.version))
+}
+
+async fn check(conn: &mut SqliteConnection, site: &Site) -> anyhow::Result<()> {
+    let artifacts = artifacts::list(conn).await?;
+    let url = sites::remembered(conn, "public_url").await?;
+    let url = url.unwrap_or_else(|| "https://localhost".to_owned());
+    Ok(assign::check(site, &artifacts, &url)?)
+}
+
+fn about(context: &Context, action: &str, site: &str) -> Entry {
+    Entry { site: Some(site.to_owned()), ..context.entry(action, "") }
+}
+
+async fn list(context: &Context) -> anyhow::Result<()> {
+    let store = context.store().await?;
+    let sites = sites::list(&mut *store.read().await?).await?;
+    output::list(context.json, "sites", &sites, site_json, site_row, SITE_HEADS);
+    Ok(())
+}
+
+fn site_json(site: &Site) -> serde_json::Value {
+    let settings = &site.settings;
+    json!({
+        "name": site.name, "epoch": site.epoch, "ca_hash": site.ca_hash, "lease": site.lease,
+        "revision": site.revision, "created": clock::rfc3339(site.created_at),
+        "cluster_name": settings.cluster_name, "cluster_cidr": settings.cluster_cidr,
+        "service_cidr": settings.service_cidr, "tls_san": settings.tls_san,
+        "k3s_version": settings.k3s_version, "k3s_config": settings.k3s_config,
+        "snapshotter": settings.snapshotter, "sandbox_image": settings.sandbox_image,
+        "mirrors": settings.mirrors, "has_snapshots": settings.snapshots.is_some(),
+        "manifests": settings.manifests.iter().map(|manifest| &manifest.name).collect::<Vec<_>>(),
+    })
+}
+
+fn site_row(site: &Site) -> Vec<String> {
+    let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+    vec![
+        site.name.clone(),
+        site.epoch.to_string(),
+        or_dash(&site.settings.k3s_version),
+        site.ca_hash.as_ref().map_or_else(|| "-".to_owned(), |hash| hash.chars().take(12).collect()),
+        or_dash(&site.lease),
+    ]
+}
+
+async fn show(context: &Context, name: &str) -> anyhow::Result<()> {
+    let store = context.store().await?;
+    let mut tx = store.read().await?;
+    let site = find(&mut tx, name).await?;
+    let nodes = nodes::of_site(&mut tx, name).await?;
+    let mut value = site_json(&site);
+    if let Some(object) = value.as_object_mut() {
+        object.insert("nodes".to_owned(), nodes.iter().map(node_json).collect());
+    }
+    if context.json {
+        output::object(value);
+        return Ok(());
+    }
+    output::list(false, "sites", &[site], site_json, site_row, SITE_HEADS);
+    output::list(false, "nodes", &nodes, node_json, node_row, NODE_HEADS);
+    Ok(())
+}
+
+async fn set(context: &Context, name: &str, settings: Settings) -> anyhow::Result<()> {
+    let store = context.store().await?;
+    let mut tx = store.write().await?;
+    let mut site = find(&mut tx, name).await?;
+    site.settings = settings.apply(site.settings)?;
+    check(&mut tx, &site).await?;
+    sites::save(&mut tx, &site).await?;
+    audit::add(&mut tx, &about(context, "site-set", name)).await?;
+    commit(tx).await?;
+    output::outcome(context.json, json!({"site": name}), &format!("site {name} changed"));
+    Ok(())
+}
+
+/// What hosts saw of the old datastore says nothing about the new one.
+async fn reinit(context: &Context, name: &str) -> anyhow::Result<()> {
+    let store = context.store().await?;
+    let mut tx = store.write().await?;
+    let mut site = find(&mut tx, name).await?;
+    site.epoch += 1;
+    (site.ca_hash, site.lease) = (None, None);
+    for mut node in nodes::of_site(&mut tx, name).await? {
+        (node.reported.ca_hash, node.reported.ca_mismatch) = (None, None);
+        nodes::save(&mut tx, &node).await?;
+    }
+    sites::save(&mut tx, &site).await?;
+    let detail = format!("epoch {}", site.epoch);
+    audit::add(&mut tx, &Entry { detail: detail.clone(), ..about(context, "site-reinit", name) }).await?;
+    commit(tx).await?;
+    let value = json!({"site": name, "epoch": site.epoch});
+    output::outcome(context.json, value, &format!("site {name} begins anew with {detail}"));
+    Ok(())
+}
+
+impl Settings {
+    fn apply(self, mut to: SiteSettings) -> anyhow::Result<SiteSettings> {
+        put(&mut to.cluster_name, self.cluster_name);
+        put(&mut to.cluster_cidr, self.cluster_cidr);
+        put(&mut to.service_cidr, self.service_cidr);
+        put(&mut to.tls_san, self.tls_san.map(without_empty));
+        put_optional(&mut to.k3s_version, self.k3s_version);
+        put_optional(&mut to.snapshotter, self.snapshotter);
+        put_optional(&mut to.sandbox_image, self.sandbox_image);
+        put_optional(&mut to.policy.repair, self.repair);
+        if let Some(mirrors) = self.mirrors {
+            to.mirrors = without_empty(mirrors).iter().map(|text| mirror(text)).collect::<Result<_, _>>()?;
+        }
+        if let Some(path) = self.k3s_config_file {
+            to.k3s_config = read_json(&path)?;
+        }
+        if let Some(path) = self.snapshots_file {
+            to.snapshots = read_json(&path)?;
+        }
+        if let Some(paths) = self.manifests {
+            to.manifests = paths.into_iter().map(manifest).collect::<Result<_, _>>()?;
+        }
+        Ok(to)
+    }
+}
+
+fn put<T>(to: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *to = value;
+    }
+}
+
+fn put_optional(to: &mut Option<String>, value: Option<String>) {
+    if let Some(value) = value {
+        *to = (!value.is_empty()).then_some(value);
+    }
+}
+
+fn without_empty(values: Vec<String>) -> Vec<String> {
+    values.into_iter().filter(|value| !value.is_empty()).collect()
+}
+
+fn mirror(text: &str) -> anyhow::Result<Mirror> {
+    let (registry, urls) =
+        text.split_once('=').with_context(|| format!("mirror {text:?} is not REGISTRY=URL"))?;
+    Ok(Mirror { registry: registry.to_owned(), endpoints: urls.split(',').map(str::to_owned).collect() })
+}
+
+fn manifest(path: PathBuf) -> anyhow::Result<Manifest> {
+    let name = path.file_name().and_then(|name| name.to_str()).context("a manifest needs a file name")?;
+    Ok(Manifest { name: name.to_owned(), content: files::read_argument(&path)? })
+}

@@ -1,0 +1,184 @@
+//! What the agent did last and where it stands.
+//!
+//! Owns the durable record that survives power cuts, and the one function that
+//! moves it. Written only when something changed, so that a quiet pass touches
+//! no file.
+//!
+//! ```text
+//!             commit            k3s and containerd up          probes good
+//!  (none) ──────────▶ Applied ─────────────────────▶ Active ─────────────▶ Healthy
+//!                        ▲                              │                     │
+//!                        │ next commit                  │ never came up       │ next commit
+//!                        └──────────── RolledBack ◀─────┘                     ▼
+//!                                                                          Applied
+//! ```
+
+use serde::{Deserialize, Serialize};
+
+use crate::paths;
+use crate::sys::statefile::{self, Loaded, StateError};
+use crate::sys::{Change, Root};
+
+/// How far the current generation came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// Committed to disk.
+    Applied,
+    /// Its units were brought up.
+    Active,
+    /// Its probes were good once.
+    Healthy,
+    /// It failed; an earlier generation is in force.
+    RolledBack,
+}
+
+/// The durable record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ledger {
+    /// Number of the generation in force.
+    pub generation: u64,
+    /// Digest of its plan.
+    pub digest: String,
+    /// How far it came.
+    pub phase: Phase,
+    /// Newest generation whose probes were good.
+    #[serde(default)]
+    pub last_good: Option<u64>,
+    /// The plan that failed and must not be tried again by itself.
+    #[serde(default)]
+    pub failed: Option<Failed>,
+}
+
+/// A plan that was rolled back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failed {
+    /// Digest of the plan.
+    pub digest: String,
+    /// What went wrong.
+    pub reason: String,
+    /// RFC 3339 UTC.
+    pub at: String,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A generation was committed (or found committed already).
+    Committed {
+        /// Its number.
+        generation: u64,
+        /// Digest of its plan.
+        digest: String,
+    },
+    /// Its units are up.
+    Activated,
+    /// Its probes are good.
+    Verified,
+    /// It failed and `to` is in force again.
+    RolledBack {
+        /// The generation that was put back.
+        to: u64,
+        /// The failed plan.
+        failed: Failed,
+    },
+    /// A person asked to try a failed plan again.
+    Forgiven,
+}
+
+impl Ledger {
+    /// The record after `event`. An event that does not fit the phase changes
+    /// nothing: after a cut the same event may come twice.
+    #[must_use]
+    pub fn after(now: Option<&Self>, event: Event) -> Option<Self> {
+        match (now.cloned(), event) {
+            (Some(now), Event::Committed { generation, .. }) if now.generation == generation => Some(now),
+            (now, Event::Committed { generation, digest }) => Some(Self {
+                generation,
+                digest,
+                phase: Phase::Applied,
+                last_good: now.as_ref().and_then(|now| now.last_good),
+                failed: now.and_then(|now| now.failed),
+            }),
+            (Some(now), Event::Activated) if now.phase == Phase::Applied => Some(Self { phase: Phase::Active, ..now }),
+            (Some(now), Event::Verified) if matches!(now.phase, Phase::Applied | Phase::Active) => {
+                Some(Self { phase: Phase::Healthy, last_good: Some(now.generation), failed: None, ..now })
+            }
+            (Some(now), Event::RolledBack { to, failed }) => {
+                Some(Self { generation: to, phase: Phase::RolledBack, failed: Some(failed), ..now })
+            }
+            (Some(now), Event::Forgiven) => Some(Self { failed: None, ..now }),
+            (now, _) => now,
+        }
+    }
+
+    /// Whether a plan with this digest was rolled back and waits for a person.
+    #[must_use]
+    pub fn has_failed(&self, digest: &str) -> bool {
+        self.failed.as_ref().is_some_and(|failed| failed.digest == digest)
+    }
+}
+
+/// Loads the record.
+///
+/// # Errors
+/// When neither copy can be read.
+pub fn load(root: &Root) -> Result<Loaded<Ledger>, StateError> {
+    statefile::load(root, paths::LEDGER)
+}
+
+/// Moves the record by `event` and stores it, when that changes anything.
+///
+/// # Errors
+/// When it cannot be stored.
+pub fn record(root: &Root, now: Option<&Ledger>, event: Event) -> Result<Option<Ledger>, StateError> {
+    let next = Ledger::after(now, event);
+    if let Some(next) = next.as_ref().filter(|next| Some(*next) != now) {
+        let _: Change = statefile::store(root, paths::LEDGER, next)?;
+    }
+    Ok(next)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn committed(generation: u64) -> Event {
+        Event::Committed { generation, digest: format!("d{generation}") }
+    }
+
+    fn failed() -> Failed {
+        Failed { digest: "d2".into(), reason: "k3s failed".into(), at: "2026-11-21T00:00:00Z".into() }
+    }
+
+    fn run(events: Vec<Event>) -> Option<Ledger> {
+        events.into_iter().fold(None, |now, event| Ledger::after(now.as_ref(), event))
+    }
+
+    #[test]
+    fn a_first_boot_ends_healthy() {
+        let ledger = run(vec![committed(1), Event::Activated, Event::Verified]);
+        assert!(matches!(ledger, Some(Ledger { phase: Phase::Healthy, last_good: Some(1), .. })));
+    }
+
+    #[test]
+    fn a_failed_generation_gives_way_and_is_remembered() {
+        let ledger = run(vec![
+            committed(1),
+            Event::Activated,
+            Event::Verified,
+            committed(2),
+            Event::RolledBack { to: 1, failed: failed() },
+        ]);
+        let ledger = ledger.unwrap_or_else(|| unreachable!());
+        assert!(ledger.has_failed("d2") && ledger.generation == 1 && ledger.phase == Phase::RolledBack);
+    }
+
+    #[test]
+    fn the_same_event_twice_changes_nothing() {
+        let once = run(vec![committed(1), Event::Activated]);
+        let twice = run(vec![committed(1), committed(1), Event::Activated, Event::Activated]);
+        assert_eq!(once, twice);
+        assert_eq!(run(vec![Event::Activated, Event::Verified]), None);
+    }
+}

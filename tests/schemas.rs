@@ -1,0 +1,273 @@
+//! What the program prints as JSON is what `docs/schemas/` promises.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "a test may stop at the first surprise, and reads the schemas as they lie there"
+)]
+
+use std::path::Path;
+
+use edge_bootstrap::facts::HostFacts;
+use edge_bootstrap::plan::{self, Inputs, Local, WaitingOn, diff};
+use edge_bootstrap::report::status::{
+    Agent, Finding, Hold, LastPass, LeftAlone, NodeAddress, Paused, PendingRestart, UnitState, Waiting,
+};
+use edge_bootstrap::report::{FindingStatus, Outcome, Phase, Status};
+use edge_bootstrap::role;
+use jsonschema::Validator;
+use serde_json::{Value, json};
+
+const TIME: &str = "2026-11-21T10:00:00Z";
+
+fn schema(name: &str) -> Validator {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/schemas").join(name);
+    let schema: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    jsonschema::meta::validate(&schema).unwrap();
+    jsonschema::validator_for(&schema).unwrap()
+}
+
+fn assert_fits(schema: &Validator, value: &Value) {
+    let errors: Vec<String> =
+        schema.iter_errors(value).map(|error| format!("{}: {error}", error.instance_path())).collect();
+    assert!(errors.is_empty(), "{errors:#?}");
+}
+
+/// A field more, anywhere, must be noticed: that is how a schema that lags
+/// behind its type is found.
+fn assert_closed(schema: &Validator, value: &Value) {
+    assert_fits(schema, value);
+    let places = objects(value, String::new());
+    assert!(places.len() > 1, "the sample holds nothing to look at");
+    for place in places {
+        let mut changed = value.clone();
+        let object = changed.pointer_mut(&place).unwrap().as_object_mut().unwrap();
+        object.insert("drift".to_owned(), Value::Null);
+        assert!(!schema.is_valid(&changed), "a new field in {place:?} was not noticed");
+    }
+}
+
+/// JSON pointers of all objects in `value`.
+fn objects(value: &Value, here: String) -> Vec<String> {
+    let below =
+        |key: &str, value| objects(value, format!("{here}/{}", key.replace('~', "~0").replace('/', "~1")));
+    match value {
+        Value::Object(map) => {
+            let mut places: Vec<String> = map.iter().flat_map(|(key, value)| below(key, value)).collect();
+            places.push(here.clone());
+            places
+        }
+        Value::Array(items) => {
+            items.iter().enumerate().flat_map(|(at, value)| below(&at.to_string(), value)).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+// === facts ===
+
+/// A host that was looked at whole: every field is known.
+fn facts_json() -> Value {
+    let text =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/schemas/facts.json"))
+            .unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+fn facts() -> HostFacts {
+    serde_json::from_value(facts_json()).unwrap()
+}
+
+/// The same host before its first start.
+fn bare_facts() -> HostFacts {
+    let mut facts = facts();
+    facts.runtime.k3s.has_datastore = plan_known(false);
+    facts.runtime.identity = plan_known(None);
+    facts.runtime.files.clear();
+    facts.runtime.links.clear();
+    facts
+}
+
+fn plan_known<T>(value: T) -> edge_bootstrap::facts::Fact<T> {
+    edge_bootstrap::facts::Fact::Known(value)
+}
+
+#[test]
+fn facts_fit_when_nothing_is_known() {
+    let facts = HostFacts { schema: 1, ..HostFacts::default() };
+    assert_closed(&schema("facts.json"), &serde_json::to_value(facts).unwrap());
+}
+
+#[test]
+fn facts_fit_when_everything_is_known() {
+    let printed = serde_json::to_value(facts()).unwrap();
+    assert_eq!(printed, facts_json(), "the sample says what the types do not hold");
+    assert_closed(&schema("facts.json"), &printed);
+    let unknown = objects(&printed, String::new())
+        .into_iter()
+        .filter(|place| printed.pointer(place).and_then(|object| object.get("unknown")).is_some());
+    assert_eq!(unknown.count(), 0, "the sample must know everything");
+}
+
+// === plan ===
+
+fn assignment() -> role::Assignment {
+    let payload = json!({
+        "schema": 1, "generation": 7, "issued_at": TIME, "site": "hz-017", "role": "server",
+        "node": {"name": "172-16-36-1", "ip": "172.16.36.1", "labels": {}, "taints": []},
+        "cluster": {"name": "hz-017", "epoch": 1, "cluster_cidr": "10.253.0.0/16", "service_cidr": "10.254.0.0/16",
+                    "init": true, "ca_hash": null, "servers": [], "tls_san": []},
+        "join": {"server_token": "canary-server-token", "agent_token": "canary-agent-token"},
+        "k3s": {"version": "v1.36.2+k3s1", "config": {},
+                "artifacts": {"amd64": {"urls": ["https://files.example.net/k3s"], "sha256": "ab".repeat(32)}}},
+        "runtime": {"mirrors": [{"registry": "docker.io", "endpoints": ["http://172.16.36.5:5000"]}]},
+        "field_of_tomorrow": 1
+    });
+    role::parse_payload(payload.to_string().as_bytes()).unwrap()
+}
+
+fn plan_json(facts: &HostFacts) -> Value {
+    let (assignment, local) = (assignment(), Local { manage_hostname: true, ..Local::default() });
+    let inputs = Inputs { facts, assignment: &assignment, local: &local, confirmed: true };
+    let plan = plan::plan(inputs).unwrap();
+    let changes = diff::changes(&plan, facts);
+    json!({"schema": 1, "plan": plan::to_json(&plan), "changes": changes})
+}
+
+#[test]
+fn a_plan_with_its_changes_fits() {
+    let printed = plan_json(&bare_facts());
+    for list in ["/plan/artifacts", "/plan/files", "/plan/links", "/plan/units", "/plan/notes"]
+        .into_iter()
+        .chain(["/changes/artifacts", "/changes/files", "/changes/links", "/changes/units"])
+    {
+        assert!(
+            !printed.pointer(list).unwrap().as_array().unwrap().is_empty(),
+            "{list} is empty: {printed:#}"
+        );
+    }
+    assert_closed(&schema("plan.json"), &printed);
+    assert!(!printed.to_string().contains("canary"), "a token is shown");
+}
+
+#[test]
+fn a_plan_that_waits_fits() {
+    let waiting = Waiting::from(&WaitingOn::FirstServer);
+    assert_closed(&schema("plan.json"), &json!({"schema": 1, "waiting_on": waiting}));
+}
+
+#[test]
+fn a_plan_and_a_wait_at_once_do_not_fit() {
+    let mut both = plan_json(&bare_facts());
+    both["waiting_on"] = serde_json::to_value(Waiting::from(&WaitingOn::FirstServer)).unwrap();
+    assert!(!schema("plan.json").is_valid(&both));
+}
+
+// === status ===
+
+fn starting() -> Status {
+    Status::starting("172-16-36-1", Agent { version: "0.1.0".to_owned(), pid: 812, starts_in_boot: 1 }, TIME)
+}
+
+/// Everything is there at once, which no real host shows.
+fn filled() -> Status {
+    let text = str::to_owned;
+    Status {
+        role: Some(text("server")),
+        site: Some(text("hz-017")),
+        node: Some(NodeAddress { name: text("172-16-36-1"), ip: "172.16.36.1".parse().unwrap() }),
+        generation: 7,
+        epoch: 1,
+        plan_generation: 3,
+        last_contact: Some(text(TIME)),
+        last_pass: Some(LastPass {
+            at: text(TIME),
+            outcome: Outcome::Converged,
+            steps_ms: [(text("plan"), 3)].into(),
+        }),
+        waiting_on: Some(Waiting::from(&WaitingOn::Server)),
+        hold: Some(Hold { code: text("EB-wait-init-lease"), reason: text("no word"), since: text(TIME) }),
+        paused: Some(Paused { until: text(TIME), by: text("wang"), reason: text("disk") }),
+        left_alone: vec![LeftAlone { unit: text("k3s.service"), why: text("stopped"), since: text(TIME) }],
+        pending_restarts: vec![PendingRestart {
+            unit: text("k3s.service"),
+            reason: text("node-label changed"),
+        }],
+        findings: FindingStatus::ALL.iter().map(finding).collect(),
+        units: [
+            (
+                text("k3s.service"),
+                UnitState { active: text("active"), sub: text("running"), restarts: Some(0) },
+            ),
+            (
+                text("containerd.service"),
+                UnitState { active: text("active"), sub: text("running"), restarts: None },
+            ),
+        ]
+        .into(),
+        versions: [(text("k3s"), text("v1.36.2+k3s1"))].into(),
+        ..starting()
+    }
+}
+
+fn finding(status: &FindingStatus) -> Finding {
+    let [id, code, text] = ["hostname", "EB-hostname", "the name drifted"].map(str::to_owned);
+    Finding { id, code, status: status.clone(), text }
+}
+
+#[test]
+fn a_status_fits_in_every_phase_and_with_every_outcome() {
+    let schema = schema("status.json");
+    for phase in Phase::ALL {
+        for mut status in [starting(), filled()] {
+            status.phase = phase.clone();
+            assert_closed(&schema, &serde_json::to_value(&status).unwrap());
+        }
+    }
+    for outcome in Outcome::ALL {
+        let mut status = filled();
+        status.last_pass.as_mut().unwrap().outcome = outcome.clone();
+        assert_fits(&schema, &serde_json::to_value(&status).unwrap());
+    }
+}
+
+#[test]
+fn a_status_with_a_claim_code_or_a_strange_word_does_not_fit() {
+    let schema = schema("status.json");
+    for (field, value) in
+        [("code", json!("7KQ2MX")), ("phase", json!("asleep")), ("since", json!("yesterday"))]
+    {
+        let mut status = serde_json::to_value(filled()).unwrap();
+        status[field] = value;
+        assert!(!schema.is_valid(&status), "{field}");
+    }
+}
+
+// === doctor ===
+
+fn doctor() -> Value {
+    json!({"schema": 1, "verdict": "degraded", "host": "172-16-36-1", "findings": [
+        {"id": "identity.hostname", "title": "Hostname", "status": "warn", "evidence": "hostname is localhost",
+         "cause": "dhclient set it", "since": TIME,
+         "remedy": {"id": "hostname", "class": "safe", "text": "put it back", "command": "edge-bootstrap apply"}},
+        {"id": "disk.space", "title": "Free space", "status": "ok", "evidence": null, "cause": null,
+         "since": null, "remedy": null}
+    ]})
+}
+
+#[test]
+fn the_contract_of_doctor_fits_its_schema_and_nothing_else_does() {
+    let schema = schema("doctor.json");
+    assert_closed(&schema, &doctor());
+    for (place, value) in [
+        ("/verdict", json!("unknown")),
+        ("/findings/0/status", json!("bad")),
+        ("/findings/0/remedy/class", json!("harmless")),
+        ("/findings/0/id", json!("Identity Hostname")),
+        ("/schema", json!(2)),
+    ] {
+        let mut changed = doctor();
+        *changed.pointer_mut(place).unwrap() = value;
+        assert!(!schema.is_valid(&changed), "{place}");
+    }
+}
