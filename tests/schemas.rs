@@ -9,7 +9,8 @@
 use std::path::Path;
 
 use edge_bootstrap::facts::HostFacts;
-use edge_bootstrap::plan::{self, Inputs, Local, WaitingOn, diff};
+use edge_bootstrap::facts::runtime::Joined;
+use edge_bootstrap::plan::{self, Inputs, Local, PlannedRemoval, WaitingOn, diff};
 use edge_bootstrap::report::status::{
     Agent, Finding, Hold, LastPass, LeftAlone, NodeAddress, Paused, PendingRestart, UnitState, Waiting,
 };
@@ -126,10 +127,21 @@ fn assignment() -> role::Assignment {
     role::parse_payload(payload.to_string().as_bytes()).unwrap()
 }
 
+fn facts_joined() -> Option<Joined> {
+    facts().runtime.identity.known().unwrap().as_ref().unwrap().joined.clone()
+}
+
 fn plan_json(facts: &HostFacts) -> Value {
     let (assignment, local) = (assignment(), Local { manage_hostname: true, ..Local::default() });
     let inputs = Inputs { facts, assignment: &assignment, local: &local, confirmed: true };
-    let plan = plan::plan(inputs).unwrap();
+    let mut plan = plan::plan(inputs).unwrap();
+    // What a first plan has not yet, and a later one may have.
+    plan.removals.push(PlannedRemoval {
+        path: "/etc/cni/net.d/old".to_owned(),
+        reason: "ours, not needed".to_owned(),
+    });
+    plan.units[0].restart_pending = Some("node-label changed".to_owned());
+    plan.identity.as_mut().unwrap().joined = facts_joined();
     let changes = diff::changes(&plan, facts);
     json!({"schema": 1, "plan": plan::to_json(&plan), "changes": changes})
 }
@@ -137,9 +149,15 @@ fn plan_json(facts: &HostFacts) -> Value {
 #[test]
 fn a_plan_with_its_changes_fits() {
     let printed = plan_json(&bare_facts());
-    for list in ["/plan/artifacts", "/plan/files", "/plan/links", "/plan/units", "/plan/notes"]
-        .into_iter()
-        .chain(["/changes/artifacts", "/changes/files", "/changes/links", "/changes/units"])
+    for list in
+        ["/plan/artifacts", "/plan/files", "/plan/links", "/plan/units", "/plan/notes"].into_iter().chain([
+            "/plan/removals",
+            "/changes/artifacts",
+            "/changes/files",
+            "/changes/links",
+            "/changes/units",
+            "/changes/pending",
+        ])
     {
         assert!(
             !printed.pointer(list).unwrap().as_array().unwrap().is_empty(),

@@ -49,8 +49,7 @@ pub fn left_alone(seen: &Seen, now: &UnitState) -> Option<Why> {
 /// only at the start limit or when systemd lacks resources; any other failure
 /// is the exit code of a process that was told to stop.
 fn failed_by_itself(now: &UnitState) -> bool {
-    now.active == "failed"
-        && (now.restart != "always" || now.hit_start_limit() || now.result == "resources")
+    now.active == "failed" && (now.restart != "always" || now.hit_start_limit() || now.result == "resources")
 }
 
 #[cfg(test)]
@@ -106,6 +105,9 @@ mod tests {
         assert_eq!(left_alone(&UP, &disabled), Some(Why::Disabled));
         assert_eq!(left_alone(&Seen::default(), &disabled), None);
         assert_eq!(left_alone(&Seen::default(), &unit("active", "success", "masked")), Some(Why::Masked));
-        assert_eq!(left_alone(&Seen::default(), &unit("active", "success", "masked-runtime")), Some(Why::Masked));
+        assert_eq!(
+            left_alone(&Seen::default(), &unit("active", "success", "masked-runtime")),
+            Some(Why::Masked)
+        );
     }
 }

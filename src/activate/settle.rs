@@ -9,7 +9,7 @@ use super::record::Record;
 use super::{ActivateError, Activated, Changed, Host, Wish};
 use crate::plan::{PlannedHostname, PlannedUnit, Wanted};
 use crate::sys::hostnamed::{self, Renamed};
-use crate::sys::systemd::{LinkChange, UnitState};
+use crate::sys::systemd::{LinkChange, SystemdError};
 use crate::sys::{FileError, Root};
 
 /// Where units that boot starts have their links.
@@ -24,110 +24,105 @@ const WANTS: &str = "/etc/systemd/system/multi-user.target.wants";
 /// When systemd is not reached (the name is set by then) or the run directory
 /// cannot be written.
 pub async fn settle(host: Host<'_>, wish: &Wish<'_>) -> Result<Activated, ActivateError> {
-    let mut record = Record::load(host.root);
-    let mut done = Activated::default();
+    let mut pass = Pass { host, record: Record::load(host.root), done: Activated::default() };
     if let Some(hostname) = wish.hostname {
-        settle_hostname(host, hostname, &mut record, &mut done).await;
-        record.store(host.root)?;
+        pass.hostname(hostname).await;
+        pass.record.store(host.root)?;
     }
     let mut reload = wish.unit_files_changed;
     for unit in wish.units.iter().filter(|unit| unit.wanted != Wanted::Rerun) {
-        let state = match host.systemd.unit(&unit.name).await {
-            Ok(state) => state,
-            Err(error) if error.is_transport() => return Err(error.into()),
-            Err(error) => {
-                done.trouble(&unit.name, &error);
-                continue;
+        match pass.unit(unit).await {
+            Ok(needs_reload) => reload |= needs_reload,
+            Err(error) if error.is_transport() => {
+                pass.record.store(host.root)?;
+                return Err(error.into());
             }
-        };
-        reload |= state.need_reload;
-        reload |= settle_links(host, unit, &state, &mut record, &mut done).await?;
+            Err(error) => pass.done.trouble(&unit.name, &error),
+        }
     }
-    record.store(host.root)?;
+    pass.record.store(host.root)?;
     if reload {
         host.systemd.reload().await?;
-        done.changed.push(Changed::Reloaded);
+        pass.done.changed.push(Changed::Reloaded);
     }
-    Ok(done)
+    Ok(pass.done)
 }
 
-async fn settle_hostname(host: Host<'_>, wanted: &PlannedHostname, record: &mut Record, done: &mut Activated) {
-    let synced = record.hostname_synced.as_deref() == Some(&wanted.name);
-    match hostnamed::ensure(host.root, host.systemd, &wanted.name, synced).await {
-        Ok(renamed) => {
-            record.hostname_synced = Some(wanted.name.clone());
-            if let Renamed::Changed { before, by_hostnamed } = renamed {
-                let from = before.kernel.or(before.fixed);
-                done.changed.push(Changed::Hostname { from, to: wanted.name.clone(), by_hostnamed });
+struct Pass<'a> {
+    host: Host<'a>,
+    record: Record,
+    done: Activated,
+}
+
+impl Pass<'_> {
+    async fn hostname(&mut self, wanted: &PlannedHostname) {
+        let synced = self.record.hostname_synced.as_deref() == Some(&wanted.name);
+        match hostnamed::ensure(self.host.root, self.host.systemd, &wanted.name, synced).await {
+            Ok(renamed) => {
+                self.record.hostname_synced = Some(wanted.name.clone());
+                if let Renamed::Changed { before, by_hostnamed } = renamed {
+                    let from = before.kernel.or(before.fixed);
+                    self.done.changed.push(Changed::Hostname { from, to: wanted.name.clone(), by_hostnamed });
+                }
+            }
+            Err(error) => {
+                self.record.hostname_synced = None;
+                self.done.trouble("hostname", &error);
             }
         }
-        Err(error) => {
-            record.hostname_synced = None;
-            done.trouble("hostname", &error);
-        }
     }
-}
 
-/// Whether links changed.
-async fn settle_links(
-    host: Host<'_>,
-    unit: &PlannedUnit,
-    state: &UnitState,
-    record: &mut Record,
-    done: &mut Activated,
-) -> Result<bool, ActivateError> {
-    let person = record.note(state, host.clock);
-    if unit.wanted == Wanted::Stopped {
-        record.note_unwanted(state, host.clock);
-    }
-    if !unit.manage_boot {
-        return Ok(false);
-    }
-    let links = match (unit.wanted, state.file_state.as_str()) {
-        (Wanted::Running, "disabled") if person.is_none() => host.systemd.enable(&unit.name).await,
-        (Wanted::Stopped, "enabled" | "enabled-runtime") => host.systemd.disable(&unit.name).await,
-        (Wanted::Running, "enabled") => {
-            sync_once(host.root, &unit.name, record, done);
-            return Ok(false);
+    /// Whether systemd has to read its files again because of this unit.
+    async fn unit(&mut self, unit: &PlannedUnit) -> Result<bool, SystemdError> {
+        let state = self.host.systemd.unit(&unit.name).await?;
+        let person = match unit.wanted {
+            Wanted::Stopped => {
+                self.record.note_unwanted(&state, self.host.clock);
+                None
+            }
+            Wanted::Running | Wanted::Rerun => self.record.note(&state, self.host.clock),
+        };
+        if !unit.manage_boot {
+            return Ok(state.need_reload);
         }
-        _ => return Ok(false),
-    };
-    match links {
-        Ok(links) => {
-            took_effect(host.root, unit, &links, record, done);
-            Ok(true)
+        match (unit.wanted, state.file_state.as_str()) {
+            (Wanted::Running, "disabled") if person.is_none() => {
+                let links = self.host.systemd.enable(&unit.name).await?;
+                self.linked(&unit.name, true, &links);
+            }
+            (Wanted::Stopped, "enabled" | "enabled-runtime") => {
+                let links = self.host.systemd.disable(&unit.name).await?;
+                self.linked(&unit.name, false, &links);
+            }
+            (Wanted::Running, "enabled") => {
+                self.sync_once(&unit.name);
+                return Ok(state.need_reload);
+            }
+            _ => return Ok(state.need_reload),
         }
-        Err(error) if error.is_transport() => Err(error.into()),
-        Err(error) => {
-            done.trouble(&unit.name, &error);
-            Ok(false)
-        }
+        Ok(true)
     }
-}
 
-fn took_effect(root: &Root, unit: &PlannedUnit, links: &[LinkChange], record: &mut Record, done: &mut Activated) {
-    let seen = record.unit(&unit.name);
-    seen.enabled = unit.wanted == Wanted::Running;
-    done.changed.push(if seen.enabled {
-        Changed::Enabled(unit.name.clone())
-    } else {
-        Changed::Disabled(unit.name.clone())
-    });
-    let synced = sync_links(root, links);
-    record.unit(&unit.name).synced = synced.is_ok();
-    if let Err(error) = synced {
-        done.trouble(&unit.name, &error);
+    fn linked(&mut self, unit: &str, enabled: bool, links: &[LinkChange]) {
+        let change = if enabled { Changed::Enabled } else { Changed::Disabled };
+        self.done.changed.push(change(unit.to_owned()));
+        let synced = sync_links(self.host.root, links);
+        let seen = self.record.unit(unit);
+        (seen.enabled, seen.synced) = (enabled, synced.is_ok());
+        if let Err(error) = synced {
+            self.done.trouble(unit, &error);
+        }
     }
-}
 
-/// Links that were there before us may be younger than the last sync.
-fn sync_once(root: &Root, unit: &str, record: &mut Record, done: &mut Activated) {
-    if record.unit(unit).synced || !root.exists(WANTS) {
-        return;
-    }
-    match root.sync_dir(WANTS) {
-        Ok(()) => record.unit(unit).synced = true,
-        Err(error) => done.trouble(unit, &error),
+    /// Links that were there before us may be younger than the last sync.
+    fn sync_once(&mut self, unit: &str) {
+        if self.record.unit(unit).synced || !self.host.root.exists(WANTS) {
+            return;
+        }
+        match self.host.root.sync_dir(WANTS) {
+            Ok(()) => self.record.unit(unit).synced = true,
+            Err(error) => self.done.trouble(unit, &error),
+        }
     }
 }
 

@@ -50,7 +50,11 @@ fn explain(text: &str, error: &toml::de::Error) -> String {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+#[allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test may stop at the first surprise, and breaks files by hand"
+)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 

@@ -53,7 +53,9 @@ pub enum HostnameError {
         source: Errno,
     },
     /// Everything was called and answered, and the name is still another.
-    #[error("the hostname is still {found} instead of {name}; something else sets it (cloud-init, NetworkManager, a script)")]
+    #[error(
+        "the hostname is still {found} instead of {name}; something else sets it (cloud-init, NetworkManager, a script)"
+    )]
     StillOther {
         /// The name that was wanted.
         name: String,
@@ -116,7 +118,12 @@ pub enum Renamed {
 ///
 /// # Errors
 /// When neither hostnamed nor we ourselves could set it, or it did not stay.
-pub async fn ensure(root: &Root, systemd: &Systemd, name: &str, synced: bool) -> Result<Renamed, HostnameError> {
+pub async fn ensure(
+    root: &Root,
+    systemd: &Systemd,
+    name: &str,
+    synced: bool,
+) -> Result<Renamed, HostnameError> {
     let before = Names::read(root)?;
     let right = before.are(name);
     if right && synced {

@@ -97,7 +97,11 @@ pub async fn get(url: &str, limit: Duration) -> Result<Answer, LocalError> {
 ///
 /// # Errors
 /// When the credentials are not usable or no whole answer comes within `limit`.
-pub async fn get_tls(url: &str, credentials: &Credentials<'_>, limit: Duration) -> Result<Answer, LocalError> {
+pub async fn get_tls(
+    url: &str,
+    credentials: &Credentials<'_>,
+    limit: Duration,
+) -> Result<Answer, LocalError> {
     let config = tls(url, credentials)?;
     send(builder(limit).tls_backend_preconfigured(config), url).await
 }
@@ -139,7 +143,8 @@ fn tls(url: &str, credentials: &Credentials<'_>) -> Result<rustls::ClientConfig,
         roots.add(certificate).map_err(|error| bad("authority's certificate")(error.into()))?;
     }
     let chain = certificates(credentials.certificate).map_err(bad("client certificate"))?;
-    let key = PrivateKeyDer::from_pem_slice(credentials.key).map_err(|error| bad("client key")(error.into()))?;
+    let key =
+        PrivateKeyDer::from_pem_slice(credentials.key).map_err(|error| bad("client key")(error.into()))?;
     trust(url, roots)?
         .with_client_auth_cert(chain, key)
         .map_err(|error| bad("client certificate")(error.into()))

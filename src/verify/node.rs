@@ -47,7 +47,9 @@ pub fn parse_node(text: &str) -> Result<NodeReady, serde_json::Error> {
         None => NodeReady::NotReported,
         Some(condition) if condition.status == "True" => NodeReady::Ready,
         Some(condition) => NodeReady::NotReady(
-            format!("Ready={} {}: {}", condition.status, condition.reason, condition.message).trim().to_owned(),
+            format!("Ready={} {}: {}", condition.status, condition.reason, condition.message)
+                .trim()
+                .to_owned(),
         ),
     })
 }

@@ -91,11 +91,8 @@ async fn containerd_socket(probing: &Probing<'_>) -> Found {
 async fn serves(probing: &Probing<'_>, unit: &str) -> Found {
     if unit == K3S {
         let url = format!("https://127.0.0.1:{}/readyz", probing.ports.server);
-        let files = [
-            "server/tls/server-ca.crt",
-            "server/tls/client-admin.crt",
-            "server/tls/client-admin.key",
-        ];
+        let files =
+            ["server/tls/server-ca.crt", "server/tls/client-admin.crt", "server/tls/client-admin.key"];
         return plainly(ask(probing, &url, files).await);
     }
     let url = format!("http://127.0.0.1:{}/healthz", probing.ports.kubelet);

@@ -321,7 +321,11 @@ impl Manager {
     async fn disable_unit_files(&self, files: Vec<String>, _runtime: bool) -> Vec<(String, String, String)> {
         self.0.called(format!("DisableUnitFiles {}", files[0])).await;
         self.0.unit(&files[0], |unit| unit.file_state = "disabled".into());
-        vec![("unlink".into(), format!("/etc/systemd/system/multi-user.target.wants/{}", files[0]), String::new())]
+        vec![(
+            "unlink".into(),
+            format!("/etc/systemd/system/multi-user.target.wants/{}", files[0]),
+            String::new(),
+        )]
     }
 
     #[zbus(signal)]

@@ -4,3 +4,4 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may stop at the first surprise")]
 
 mod lab;
+mod line;

@@ -18,7 +18,7 @@ use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 use tracing::warn;
 
 use crate::files;
-use crate::http::Refusal;
+use crate::refusal::{Code, Refusal};
 use crate::service::Service;
 
 /// Bytes that are read and sent at once.
@@ -42,8 +42,7 @@ pub async fn handle(
     Path((sha256, _name)): Path<(String, String)>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let missing =
-        || Refusal::new(StatusCode::NOT_FOUND, "artifact_unknown", "there is no artifact with this digest");
+    let missing = || Refusal::new(Code::ArtifactUnknown, "there is no artifact with this digest");
     let digest: Sha256Hex = sha256.parse().map_err(|_| missing())?;
     let (file, size) = match files::open_artifact(&service.artifact_path(digest.as_str())).await {
         Ok(found) => found,
@@ -106,8 +105,7 @@ async fn partial(file: File, (from, length): (u64, u64), size: u64) -> Result<Re
 }
 
 fn outside(size: u64) -> Response {
-    let refusal =
-        Refusal::new(StatusCode::RANGE_NOT_SATISFIABLE, "range_outside", "the range is outside the file");
+    let refusal = Refusal::new(Code::RangeOutside, "the range is outside the file");
     let mut response = refusal.into_response();
     if let Ok(range) = HeaderValue::from_str(&format!("bytes */{size}")) {
         response.headers_mut().insert(header::CONTENT_RANGE, range);

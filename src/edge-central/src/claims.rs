@@ -18,7 +18,8 @@ use tracing::{info, warn};
 
 use crate::clock::{self, Seconds};
 use crate::hardware::Hardware;
-use crate::http::{self, Peer, Refusal};
+use crate::http::{self, Peer};
+use crate::refusal::{Code, Refusal};
 use crate::service::Service;
 use crate::store::audit::Entry;
 use crate::store::nodes::{self, Document, Node, NodeState, Pending};
@@ -81,10 +82,10 @@ pub async fn handle(
 }
 
 fn check_words(request: &ClaimRequest) -> Result<(), Refusal> {
-    let bad = |message: String| Refusal::new(StatusCode::BAD_REQUEST, "bad_request", message);
+    let bad = |message: String| Refusal::new(Code::BadRequest, message);
     if request.protocol != PROTOCOL {
         let message = format!("protocol {} is unknown; this service speaks {PROTOCOL}", request.protocol);
-        return Err(Refusal::new(StatusCode::BAD_REQUEST, "protocol_unknown", message));
+        return Err(Refusal::new(Code::ProtocolUnknown, message));
     }
     request.site.parse::<SiteName>().map_err(|error| bad(error.to_string()))?;
     request.node.name.parse::<NodeName>().map_err(|error| bad(error.to_string()))?;
@@ -111,7 +112,7 @@ async fn take(service: &Service, claim: &Claim) -> Result<Node, Refusal> {
     let mut tx = service.store.write().await?;
     let known = look_up(&mut tx, claim).await?;
     let verdict = judge(claim, &known).inspect_err(|refusal| {
-        warn!(site = claim.request.site, node = claim.id, code = refusal.code, "claim refused");
+        warn!(site = claim.request.site, node = claim.id, code = refusal.code.word(), "claim refused");
     })?;
     let is_new = known.own.is_none();
     let mut node = known.own.clone().unwrap_or_else(|| new_node(claim));
@@ -148,21 +149,13 @@ async fn look_up(conn: &mut SqliteConnection, claim: &Claim) -> Result<Known, St
     })
 }
 
-fn forbidden(code: &'static str, message: impl Into<String>) -> Refusal {
-    Refusal::new(StatusCode::FORBIDDEN, code, message)
-}
-
-fn conflict(code: &'static str, message: impl Into<String>) -> Refusal {
-    Refusal::new(StatusCode::CONFLICT, code, message)
-}
-
 fn judge(claim: &Claim, known: &Known) -> Result<Verdict, Refusal> {
     let Some(site) = &known.site else {
-        return Err(forbidden("site_unknown", format!("there is no site {}", claim.request.site)));
+        return Err(Refusal::new(Code::SiteUnknown, format!("there is no site {}", claim.request.site)));
     };
     match &known.own {
         Some(own) if own.site != site.name || own.state == NodeState::Revoked => {
-            Err(forbidden("denied", format!("this key is {} in site {}", own.state.word(), own.site)))
+            Err(Refusal::new(Code::Denied, format!("this key is {} in site {}", own.state.word(), own.site)))
         }
         Some(own) if own.state == NodeState::Claimed => judge_claimed(claim, own),
         _ => judge_newcomer(claim, known, site),
@@ -177,14 +170,14 @@ fn judge_claimed(claim: &Claim, own: &Node) -> Result<Verdict, Refusal> {
         "this key belongs to {}, which is another machine; if that was replaced, `edge-central approve {}`",
         own.name, own.name
     );
-    Err(conflict("moved_disk", message))
+    Err(Refusal::new(Code::MovedDisk, message))
 }
 
 fn judge_newcomer(claim: &Claim, known: &Known, site: &Site) -> Result<Verdict, Refusal> {
     let token = known.token.as_ref().filter(|token| token.is_valid(&site.name, claim.now));
     if claim.request.enrol_token.is_some() && token.is_none() {
         let message = "the enrolment token is wrong, used up, expired, or of another site";
-        return Err(forbidden("token_invalid", message));
+        return Err(Refusal::new(Code::TokenInvalid, message));
     }
     let mut placed = known.others.iter().filter(|node| node.state == NodeState::Claimed);
     if let Some(same) = placed.clone().find(|node| node.hardware.is_same_machine(&claim.hardware)) {
@@ -194,7 +187,7 @@ fn judge_newcomer(claim: &Claim, known: &Known, site: &Site) -> Result<Verdict, 
     if let Some(holder) = placed.find(|node| node.ip == wanted.ip || node.name == wanted.name) {
         let message =
             format!("{} or {} is taken by node {} ({})", wanted.name, wanted.ip, holder.name, holder.id);
-        return Err(conflict("address_taken", message));
+        return Err(Refusal::new(Code::AddressTaken, message));
     }
     match token {
         Some(token) => Ok(Verdict::Claim(token.clone())),
@@ -204,12 +197,8 @@ fn judge_newcomer(claim: &Claim, known: &Known, site: &Site) -> Result<Verdict, 
 
 fn wait(known: &Known, reason: &'static str, of: Option<String>) -> Result<Verdict, Refusal> {
     if known.own.is_none() && known.pending >= MOST_PENDING {
-        let refusal = Refusal::new(
-            StatusCode::TOO_MANY_REQUESTS,
-            "too_many_pending",
-            "too many hosts wait for approval",
-        );
-        return Err(Refusal { retry_after: Some(RETRY_PENDING), ..refusal });
+        let message = "too many hosts wait for approval";
+        return Err(Refusal::for_now(Code::TooManyPending, message, RETRY_PENDING));
     }
     Ok(Verdict::Wait(reason, of))
 }
@@ -271,7 +260,6 @@ async fn record(
         Verdict::Wait(reason, of) => format!("waits: {reason} {}", of.as_deref().unwrap_or_default()),
     };
     info!(site = claim.request.site, node = claim.id, name = claim.request.node.name, detail, "claim");
-    sites::touch(conn, &claim.request.site).await?;
     let entry = Entry {
         at: claim.now,
         actor: "host".to_owned(),

@@ -48,7 +48,7 @@ fn placed(number: u8, machine: u8) -> Node {
 }
 
 fn code(verdict: Result<Verdict, Refusal>) -> &'static str {
-    verdict.unwrap_err().code
+    verdict.unwrap_err().code.word()
 }
 
 #[test]

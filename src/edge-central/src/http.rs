@@ -11,15 +11,12 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
-use edge_bootstrap::error::Chain;
-use edge_bootstrap::wire::{ErrorBody, ErrorDetail, MAX_REQUEST};
+use edge_bootstrap::wire::MAX_REQUEST;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tracing::error;
 
-use crate::issue::IssueError;
+use crate::refusal::{Code, Refusal};
 use crate::service::Service;
-use crate::store::StoreError;
 use crate::{artifacts, claims, longpoll, reports};
 
 /// Node id of the client certificate's key; `None` when there was none.
@@ -33,15 +30,9 @@ pub fn router(service: Arc<Service>) -> Router {
         .route("/v1/nodes/{id}/assignment", get(longpoll::handle))
         .route("/v1/nodes/{id}/reports", post(reports::handle))
         .route("/v1/artifacts/{sha256}/{name}", get(artifacts::handle))
-        .fallback(|| async {
-            Refusal::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path")
-        })
+        .fallback(|| async { Refusal::new(Code::NotFound, "there is nothing at this path") })
         .method_not_allowed_fallback(|| async {
-            Refusal::new(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "method_not_allowed",
-                "this path takes another method",
-            )
+            Refusal::new(Code::MethodNotAllowed, "this path takes another method")
         })
         .layer(Extension(service))
 }
@@ -78,7 +69,7 @@ pub fn with_retry_after(mut response: Response, seconds: Option<u64>) -> Respons
 pub fn key_of(peer: Peer) -> Result<String, Refusal> {
     peer.0.ok_or_else(|| {
         let message = "show a client certificate: the service knows a host by its key";
-        Refusal::new(StatusCode::UNAUTHORIZED, "certificate_required", message)
+        Refusal::new(Code::CertificateRequired, message)
     })
 }
 
@@ -90,7 +81,7 @@ pub fn own_id(peer: Peer, id: &str) -> Result<(), Refusal> {
     if key_of(peer)? == id {
         return Ok(());
     }
-    Err(Refusal::new(StatusCode::FORBIDDEN, "denied", "the client certificate belongs to another node"))
+    Err(Refusal::new(Code::Denied, "the client certificate belongs to another node"))
 }
 
 /// Reads a JSON body of at most 64 KiB within `deadline`.
@@ -99,13 +90,12 @@ pub fn own_id(peer: Peer, id: &str) -> Result<(), Refusal> {
 /// 413 when it is too large, 408 when it is too slow, 400 when it is not of the shape.
 pub async fn body<T: DeserializeOwned>(request: Request, deadline: Duration) -> Result<T, Refusal> {
     let read = axum::body::to_bytes(request.into_body(), MAX_REQUEST);
-    let slow = || Refusal::new(StatusCode::REQUEST_TIMEOUT, "too_slow", "the body did not come in time");
+    let slow = || Refusal::new(Code::TooSlow, "the body did not come in time");
     let read = tokio::time::timeout(deadline, read).await.map_err(|_| slow())?;
     let bytes = read.map_err(|_| {
         let message = "the body is not readable or larger than 64 KiB";
-        Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
+        Refusal::new(Code::BodyTooLarge, message)
     })?;
-    serde_json::from_slice(&bytes).map_err(|error| {
-        Refusal::new(StatusCode::BAD_REQUEST, "bad_request", format!("not the right shape: {error}"))
-    })
+    serde_json::from_slice(&bytes)
+        .map_err(|error| Refusal::new(Code::BadRequest, format!("not the right shape: {error}")))
 }

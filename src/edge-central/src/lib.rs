@@ -8,7 +8,7 @@
 //! |---|---|
 //! | decisions, pure | [`policy`], [`assign`], [`hardware`], [`contact`], the judging halves of [`claims`] and [`reports`] |
 //! | state | [`store`], [`settings`], [`files`], [`sign`], [`ca`] |
-//! | requests | [`claims`], [`longpoll`], [`reports`], [`artifacts`], [`http`] |
+//! | requests | [`claims`], [`longpoll`], [`reports`], [`artifacts`], [`http`], [`refusal`] |
 //! | the running service | [`service`], [`issue`], [`watch`], [`tls`], [`serve`] |
 //! | people | [`cli`] |
 
@@ -26,6 +26,7 @@ pub mod ids;
 pub mod issue;
 pub mod longpoll;
 pub mod policy;
+pub mod refusal;
 pub mod reports;
 pub mod serve;
 pub mod service;

@@ -14,14 +14,17 @@ use serde::Deserialize;
 use tokio::time::Instant;
 
 use crate::clock;
-use crate::http::{self, Peer, Refusal};
+use crate::http::{self, Peer};
 use crate::issue::{self, Issued};
+use crate::refusal::{Code, Refusal};
 use crate::service::Service;
 use crate::store::nodes::{self, Node, NodeState};
 use crate::store::{commit, sites};
 
 /// Longest wait in seconds: shorter than a host counts as up without a word.
 const MOST_WAIT: u64 = 120;
+/// How long further changes are waited for after the first.
+const BURST: Duration = Duration::from_millis(200);
 
 /// What the host asks with.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
@@ -45,7 +48,7 @@ pub async fn handle(
     ask: Result<Query<Ask>, QueryRejection>,
 ) -> Result<Response, Refusal> {
     http::own_id(peer, &id)?;
-    let bad = |_| Refusal::new(StatusCode::BAD_REQUEST, "bad_request", "generation and wait are numbers");
+    let bad = |_| Refusal::new(Code::BadRequest, "generation and wait are numbers");
     let Query(ask) = ask.map_err(bad)?;
     let deadline = Instant::now() + Duration::from_secs(ask.wait.min(MOST_WAIT));
     let mut site = service.changes.subscribe(&look_up(&service, &id).await?.site);
@@ -58,7 +61,10 @@ pub async fn handle(
         }
         // Cancel safe: a change that comes with the deadline is seen by the next request.
         let changed = tokio::time::timeout_at(deadline, site.changed()).await;
-        if !matches!(changed, Ok(Ok(()))) {
+        if matches!(changed, Ok(Ok(()))) {
+            // Changes come in bursts, for example when a room is powered on.
+            tokio::time::sleep(BURST).await;
+        } else {
             let status =
                 if issued == Issued::Undecided { StatusCode::NO_CONTENT } else { StatusCode::NOT_MODIFIED };
             return Ok(status.into_response());
@@ -75,15 +81,18 @@ async fn look_up(service: &Service, id: &str) -> Result<Node, Refusal> {
     Ok(node)
 }
 
-/// Reads, and writes only when there is something to write.
+/// Reads, and writes only when there is something to write: a room of hosts
+/// that wake together must not queue for the one writer.
 async fn look(service: &Service, id: &str, asked: u64) -> Result<Issued, Refusal> {
     let now = clock::now();
     let node = look_up(service, id).await?;
-    if node.state == NodeState::Claimed
-        && !node.needs_meeting(now)
-        && is_current(service, &node, asked).await?
-    {
-        return Ok(if node.role.is_none() { Issued::Undecided } else { Issued::Unchanged });
+    if !node.needs_meeting(now) {
+        if node.role.is_none() {
+            return Ok(Issued::Undecided);
+        }
+        if is_current(service, &node, asked).await? {
+            return Ok(Issued::Unchanged);
+        }
     }
     let mut tx = service.store.write().await?;
     let mut node = nodes::get(&mut tx, id).await?.ok_or_else(Refusal::node_unknown)?;

@@ -17,8 +17,9 @@ use sqlx::SqliteConnection;
 use tracing::{info, warn};
 
 use crate::clock::{self, Seconds};
-use crate::http::{self, Peer, Refusal};
+use crate::http::{self, Peer};
 use crate::issue::{self, Issued};
+use crate::refusal::Refusal;
 use crate::service::Service;
 use crate::store::audit::Entry;
 use crate::store::nodes::{self, Document, Node, NodeState};

@@ -71,6 +71,10 @@ async fn watch(service: &Service) -> Result<(), StoreError> {
             version = found;
             let changed = sites::changed_after(&mut own, revision).await?;
             revision = changed.iter().map(|(_, revision)| *revision).max().unwrap_or(revision);
+            // Once for all who wait, and before they look.
+            for (site, _) in &changed {
+                issue::settle_if_due(service, site, clock::now()).await?;
+            }
             service.changes.publish(&changed);
         }
         tokio::select! {

@@ -17,6 +17,7 @@ use zbus::connection::Builder;
 use zbus::{Connection, Message, MessageStream};
 
 use super::error::SystemdError;
+use super::private;
 use super::proxy::{self, MANAGER, ManagerProxy};
 use crate::sys::root::Root;
 
@@ -55,7 +56,7 @@ impl Ways {
         bus.map_err(|bus| SystemdError::Unreachable {
             bus: bus.to_string(),
             private: self.private.display().to_string(),
-            source: private,
+            source: private.into(),
         })
     }
 
@@ -108,7 +109,8 @@ impl Link {
             return Ok(());
         }
         let bus = "org.freedesktop.DBus";
-        let call = self.connection.call_method(Some(bus), "/org/freedesktop/DBus", Some(bus), "AddMatch", &rule);
+        let call =
+            self.connection.call_method(Some(bus), "/org/freedesktop/DBus", Some(bus), "AddMatch", &rule);
         call.await.map(|_| ())
     }
 }
@@ -124,12 +126,13 @@ async fn open(path: &Path, way: Way) -> zbus::Result<Link> {
 }
 
 async fn handshake(path: &Path, way: Way) -> zbus::Result<Link> {
-    let named = |error: std::io::Error| {
-        io(std::io::Error::new(error.kind(), format!("{}: {error}", path.display())))
-    };
+    let named =
+        |error: std::io::Error| io(std::io::Error::new(error.kind(), format!("{}: {error}", path.display())));
     let stream = UnixStream::connect(path).await.map_err(named)?;
-    let builder = Builder::unix_stream(stream.into_std().map_err(named)?);
-    let builder = if way == Way::Private { builder.p2p() } else { builder };
+    let builder = match way {
+        Way::Bus => Builder::unix_stream(stream.into_std().map_err(named)?),
+        Way::Private => Builder::unix_stream(private::readable(stream).map_err(named)?).p2p(),
+    };
     let connection = builder.build().await?;
     let link = drained(connection, way);
     if way == Way::Bus {

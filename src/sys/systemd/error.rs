@@ -2,6 +2,18 @@
 
 use thiserror::Error;
 
+/// What the other side or the socket said, in its own words. `zbus` errors
+/// repeat themselves along their chain of sources; this does not.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub struct Cause(String);
+
+impl From<zbus::Error> for Cause {
+    fn from(error: zbus::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
 /// A call over D-Bus that did not succeed.
 #[derive(Debug, Error)]
 pub enum SystemdError {
@@ -14,7 +26,7 @@ pub enum SystemdError {
         private: String,
         /// What is wrong with it.
         #[source]
-        source: zbus::Error,
+        source: Cause,
     },
     /// No answer in time.
     #[error("{call} {object} got no answer within {seconds} s")]
@@ -35,7 +47,7 @@ pub enum SystemdError {
         object: String,
         /// What broke.
         #[source]
-        source: zbus::Error,
+        source: Cause,
     },
     /// It was answered with an error.
     #[error("{call} {object} was refused")]
@@ -46,7 +58,7 @@ pub enum SystemdError {
         object: String,
         /// The answer.
         #[source]
-        source: zbus::Error,
+        source: Cause,
     },
 }
 
@@ -60,9 +72,9 @@ impl SystemdError {
     pub(super) fn from_answer(call: &'static str, object: &str, source: zbus::Error) -> Self {
         let object = object.to_owned();
         if is_answer(&source) {
-            Self::Refused { call, object, source }
+            Self::Refused { call, object, source: source.into() }
         } else {
-            Self::Lost { call, object, source }
+            Self::Lost { call, object, source: source.into() }
         }
     }
 }

@@ -86,7 +86,7 @@ impl Systemd {
         let deadline = Instant::now() + patience;
         let mut signals = self.link().await?.signals();
         let job = self.submit(verb, unit).await?;
-        let end = self.job_end(&mut signals, &job, unit, deadline).await?;
+        let end = self.job_end(&mut signals, &job, (unit, deadline)).await?;
         Ok(Job { verb, end, after: self.unit(unit).await? })
     }
 
@@ -107,8 +107,7 @@ impl Systemd {
         &self,
         signals: &mut Receiver<Signal>,
         job: &OwnedObjectPath,
-        unit: &str,
-        deadline: Instant,
+        (unit, deadline): (&str, Instant),
     ) -> Result<JobEnd, SystemdError> {
         let id = job_id(job.as_str());
         let mut listening = true;

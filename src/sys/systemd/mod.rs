@@ -8,6 +8,7 @@
 mod connect;
 mod error;
 mod jobs;
+mod private;
 mod proxy;
 mod unit;
 mod watch;
@@ -21,7 +22,7 @@ use zbus::Connection;
 use zbus::names::InterfaceName;
 
 pub use connect::Way;
-pub use error::SystemdError;
+pub use error::{Cause, SystemdError};
 pub use jobs::{Job, JobEnd, Verb};
 pub use proxy::LinkChange;
 pub use unit::UnitState;
@@ -78,10 +79,9 @@ impl Systemd {
     /// When systemd is not reached, or tells no number.
     pub async fn version(&self) -> Result<u32, SystemdError> {
         let text = self.manager("Version", "", Retry::Yes, |it| async move { it.version().await }).await?;
-        let digits: String = text.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect();
-        digits
-            .parse()
-            .map_err(|_| SystemdError::from_answer("Version", &text, zbus::Error::InvalidReply))
+        let digits: String =
+            text.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect();
+        digits.parse().map_err(|_| SystemdError::from_answer("Version", &text, zbus::Error::InvalidReply))
     }
 
     /// State of one unit. A unit without any file has `load` `not-found`.
@@ -89,7 +89,8 @@ impl Systemd {
     /// # Errors
     /// When systemd is not reached or does not know such a name.
     pub async fn unit(&self, name: &str) -> Result<UnitState, SystemdError> {
-        let path = self.manager("LoadUnit", name, Retry::Yes, |it| async move { it.load_unit(name).await }).await?;
+        let path =
+            self.manager("LoadUnit", name, Retry::Yes, |it| async move { it.load_unit(name).await }).await?;
         let unit = self.properties(name, path.as_str(), proxy::UNIT_INTERFACE).await?;
         let service = match self.properties(name, path.as_str(), proxy::SERVICE_INTERFACE).await {
             Err(SystemdError::Refused { .. }) => Properties::new(),
@@ -97,7 +98,15 @@ impl Systemd {
         };
         let mut state = UnitState::from_properties(name, &unit, &service);
         // The property is a cache of the last load; links may have changed since.
-        match self.manager("GetUnitFileState", name, Retry::Yes, |it| async move { it.get_unit_file_state(name).await }).await {
+        match self
+            .manager(
+                "GetUnitFileState",
+                name,
+                Retry::Yes,
+                |it| async move { it.get_unit_file_state(name).await },
+            )
+            .await
+        {
             Ok(now) => state.file_state = now,
             Err(SystemdError::Refused { .. }) => {}
             Err(error) => return Err(error),
@@ -111,7 +120,8 @@ impl Systemd {
     /// When systemd is not reached or not done within [`RELOAD`].
     pub async fn reload(&self) -> Result<(), SystemdError> {
         let call = |bus| async move { connect::manager(&bus).await?.reload().await };
-        self.call("Reload", "", RELOAD, Retry::No, call).await
+        let ask = Ask { method: "Reload", object: "", limit: RELOAD, retry: Retry::No };
+        self.call(ask, call).await
     }
 
     /// Makes a unit's boot links. The links, also those that were there, are
@@ -121,7 +131,8 @@ impl Systemd {
     /// When systemd is not reached or refuses.
     pub async fn enable(&self, name: &str) -> Result<Vec<LinkChange>, SystemdError> {
         let files = [name];
-        let call = |it: ManagerProxy<'static>| async move { it.enable_unit_files(&files, false, false).await };
+        let call =
+            |it: ManagerProxy<'static>| async move { it.enable_unit_files(&files, false, false).await };
         Ok(self.manager("EnableUnitFiles", name, Retry::Yes, call).await?.1)
     }
 
@@ -140,41 +151,47 @@ impl Systemd {
     /// # Errors
     /// When systemd is not reached or refuses.
     pub async fn reset_failed(&self, name: &str) -> Result<(), SystemdError> {
-        self.manager("ResetFailedUnit", name, Retry::Yes, |it| async move { it.reset_failed_unit(name).await }).await
+        self.manager(
+            "ResetFailedUnit",
+            name,
+            Retry::Yes,
+            |it| async move { it.reset_failed_unit(name).await },
+        )
+        .await
     }
 
-    async fn properties(&self, name: &str, path: &str, interface: &'static str) -> Result<Properties, SystemdError> {
-        self.call("GetAll", name, CALL, Retry::Yes, |bus| get_all(bus, path, interface)).await
+    async fn properties(
+        &self,
+        name: &str,
+        path: &str,
+        interface: &'static str,
+    ) -> Result<Properties, SystemdError> {
+        let ask = Ask { method: "GetAll", object: name, limit: CALL, retry: Retry::Yes };
+        self.call(ask, |bus| get_all(bus, path, interface)).await
     }
 
     async fn manager<T, F: Future<Output = zbus::Result<T>>>(
         &self,
-        name: &'static str,
+        method: &'static str,
         object: &str,
         retry: Retry,
         call: impl Fn(ManagerProxy<'static>) -> F,
     ) -> Result<T, SystemdError> {
         let call = &call;
         let over = |bus| async move { call(connect::manager(&bus).await?).await };
-        self.call(name, object, CALL, retry, over).await
+        self.call(Ask { method, object, limit: CALL, retry }, over).await
     }
 
     /// One call; when its connection proves dead, once more over a new one.
     async fn call<T, F: Future<Output = zbus::Result<T>>>(
         &self,
-        name: &'static str,
-        object: &str,
-        limit: Duration,
-        retry: Retry,
+        ask: Ask<'_>,
         call: impl Fn(Connection) -> F,
     ) -> Result<T, SystemdError> {
-        match self.call_once(name, object, limit, &call).await {
-            Err(error) if error.is_transport() && retry == Retry::Yes => {
-                // A first failure to connect has tried every way already.
-                if matches!(error, SystemdError::Unreachable { .. }) {
-                    return Err(error);
-                }
-                self.call_once(name, object, limit, &call).await
+        match self.call_once(ask, &call).await {
+            // A first failure to connect has tried every way already.
+            Err(SystemdError::Timeout { .. } | SystemdError::Lost { .. }) if ask.retry == Retry::Yes => {
+                self.call_once(ask, &call).await
             }
             other => other,
         }
@@ -182,16 +199,15 @@ impl Systemd {
 
     async fn call_once<T, F: Future<Output = zbus::Result<T>>>(
         &self,
-        name: &'static str,
-        object: &str,
-        limit: Duration,
+        ask: Ask<'_>,
         call: &impl Fn(Connection) -> F,
     ) -> Result<T, SystemdError> {
         let link = self.link().await?;
-        let error = match timeout(limit, call(link.connection.clone())).await {
+        let (method, seconds) = (ask.method, ask.limit.as_secs());
+        let error = match timeout(ask.limit, call(link.connection.clone())).await {
             Ok(Ok(value)) => return Ok(value),
-            Ok(Err(source)) => SystemdError::from_answer(name, object, source),
-            Err(_) => SystemdError::Timeout { call: name, object: object.to_owned(), seconds: limit.as_secs() },
+            Ok(Err(source)) => SystemdError::from_answer(method, ask.object, source),
+            Err(_) => SystemdError::Timeout { call: method, object: ask.object.to_owned(), seconds },
         };
         if error.is_transport() {
             self.drop_link(&link, matches!(error, SystemdError::Timeout { .. })).await;
@@ -243,6 +259,15 @@ async fn get_all(bus: Connection, path: &str, interface: &'static str) -> zbus::
     let all = zbus::fdo::PropertiesProxy::builder(&bus).destination(proxy::SERVICE).path(path);
     let all = all.cache_properties(zbus::proxy::CacheProperties::No).build().await?;
     Ok(all.get_all(InterfaceName::try_from(interface)?).await?)
+}
+
+/// One call: its method, what it is about, and its limits.
+#[derive(Debug, Clone, Copy)]
+struct Ask<'a> {
+    method: &'static str,
+    object: &'a str,
+    limit: Duration,
+    retry: Retry,
 }
 
 /// Whether a call may be made twice when nobody knows if it arrived.

@@ -147,8 +147,7 @@ mod tests {
     #[test]
     fn the_start_limit_has_two_spellings() {
         for result in ["start-limit-hit", "start-limit"] {
-            let state =
-                UnitState { active: "failed".into(), result: result.into(), ..UnitState::default() };
+            let state = UnitState { active: "failed".into(), result: result.into(), ..UnitState::default() };
             assert!(state.hit_start_limit());
         }
     }

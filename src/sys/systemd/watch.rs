@@ -94,8 +94,12 @@ impl Watch {
             // Without being loaded a unit has no object that could tell anything.
             let _ = self.systemd.unit(name).await;
             let (path, unit) = (proxy::unit_path(name), proxy::UNIT_INTERFACE);
-            link.add_match(&format!("{changed},sender='{}',path='{path}',arg0='{unit}'", proxy::SERVICE)).await?;
+            link.add_match(&format!("{changed},sender='{}',path='{path}',arg0='{unit}'", proxy::SERVICE))
+                .await?;
         }
-        link.add_match(&format!("{changed},sender='org.freedesktop.hostname1',path='/org/freedesktop/hostname1'")).await
+        link.add_match(&format!(
+            "{changed},sender='org.freedesktop.hostname1',path='/org/freedesktop/hostname1'"
+        ))
+        .await
     }
 }

@@ -19,6 +19,7 @@ pub mod cmd;
 pub mod machine;
 pub mod net;
 pub mod programs;
+pub mod room;
 pub mod root;
 pub mod service;
 
@@ -34,6 +35,7 @@ pub use host::{Bind, Cgroups, Host, HostSpec};
 pub use lab::Lab;
 pub use machine::{Machine, MachineSpec};
 pub use programs::{K3s, Profile};
+pub use room::Room;
 pub use root::Suite;
 pub use service::Service;
 

@@ -1,7 +1,7 @@
 //! The programs under test: built from this workspace, or given by the person.
 //!
 //! Owns the calls of cargo. Never builds the same thing twice in one process,
-//! and builds into the target directory that cargo itself would use.
+//! and builds into the target directory from which it runs itself.
 //!
 //! Variables: `K3S_BIN` names a real k3s, `EDGE_DEB` a package that is already built.
 
@@ -10,10 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
-use serde_json::Value;
+use anyhow::{Context, Result};
 
-use crate::cmd::{Cmd, run};
+use crate::cmd::Cmd;
 use crate::{root, say};
 
 /// How programs are compiled.
@@ -117,7 +116,9 @@ fn make_package(profile: Profile, features: &str) -> Result<PathBuf> {
         "--output",
         &file.display().to_string(),
     ];
-    Cmd::new(&argv).run()?.ok().context("cargo-deb cannot make the package")?;
+    let target = target_directory()?.display().to_string();
+    let made = Cmd::new(&argv).env("CARGO_TARGET_DIR", &target).run()?;
+    made.ok().context("cargo-deb cannot make the package")?;
     Ok(file)
 }
 
@@ -160,19 +161,18 @@ fn cargo_build(package: &str, profile: Profile, features: &str) -> Result<()> {
         "--features",
         features,
     ];
-    Cmd::new(&argv).limit(LONG).run()?.ok()?;
+    let target = target_directory()?.display().to_string();
+    Cmd::new(&argv).env("CARGO_TARGET_DIR", &target).limit(LONG).run()?.ok()?;
     say(&format!("built {package} in {:.0} s", began.elapsed().as_secs_f32()));
     Ok(())
 }
 
+/// The target directory that this very program was built into, whatever cargo was told then.
 fn target_directory() -> Result<PathBuf> {
-    let manifest = workspace().join("Cargo.toml").display().to_string();
-    let words = ["cargo", "metadata", "--no-deps", "--format-version=1", "--manifest-path", &manifest];
-    let metadata: Value = serde_json::from_str(&run(&words)?)?;
-    match metadata.get("target_directory").and_then(Value::as_str) {
-        Some(path) => Ok(PathBuf::from(path)),
-        None => bail!("cargo metadata names no target directory"),
-    }
+    let own = std::env::current_exe()?;
+    let tagged = |dir: &&Path| dir.join("CACHEDIR.TAG").exists();
+    let target = own.ancestors().find(tagged);
+    Ok(target.with_context(|| format!("{} lies in no target directory", own.display()))?.to_owned())
 }
 
 fn once(what: &str, make: impl FnOnce() -> Result<PathBuf>) -> Result<PathBuf> {

@@ -1,4 +1,4 @@
-//! Owns the start of `k3s agent` (k3s-facts 5.3; k3s: pkg/agent/run.go): load
+//! Owns the start of `k3s agent` (k3s: pkg/agent/run.go): load
 //! balancer, token check, then the kubelet part of `node`.
 
 use std::convert::Infallible;

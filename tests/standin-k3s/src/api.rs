@@ -1,5 +1,5 @@
 //! Owns the few Kubernetes objects and probes that are asked for: health,
-//! version and Nodes (k3s-facts 5.1). Anonymous requests get 401, as k3s sets
+//! version and Nodes as k3s serves them. Anonymous requests get 401, as k3s sets
 //! anonymous-auth=false.
 
 use std::time::{Duration, SystemTime};

@@ -1,5 +1,5 @@
 //! Owns how values reach k3s: main file, drop-ins, command line, environment,
-//! and who wins (k3s-facts 2.1; k3s: pkg/configfilearg/parser.go). It gives
+//! and who wins (k3s: pkg/configfilearg/parser.go). It gives
 //! raw values per key; what they mean is in `settings`.
 
 use std::collections::BTreeMap;

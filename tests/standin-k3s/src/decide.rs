@@ -1,5 +1,5 @@
-//! Owns the decision that a k3s server takes at start (k3s-facts 8.2;
-//! k3s: pkg/cluster/managed.go, bootstrap.go, pkg/etcd/etcd.go). Pure: it sees
+//! Owns the decision that a k3s server takes at start (k3s:
+//! pkg/cluster/managed.go, bootstrap.go, pkg/etcd/etcd.go). Pure: it sees
 //! what was found and says what follows; it touches no file.
 
 /// What was found at start.
@@ -11,8 +11,6 @@ pub struct Found {
     pub tombstone: bool,
     /// `server:` is set.
     pub server: bool,
-    /// The server answers now and its CA fits the token.
-    pub answers: bool,
     /// The configured token is not empty.
     pub token: bool,
     /// `cluster-init` is on.
@@ -29,7 +27,8 @@ pub enum Outcome {
         /// Tries once to compare the CA files with the configured peer.
         reconcile: bool,
     },
-    /// Moves `db/etcd` aside and joins as a new member.
+    /// Moves `db/etcd` aside and joins as a new member; waits for ever while
+    /// the server does not answer.
     Rejoin,
     /// Moves `db/etcd` aside and becomes a new single-node cluster.
     Fork,
@@ -54,7 +53,7 @@ pub const TOMBSTONE_WITHOUT_SERVER: &str = "failed to start supervisor listener:
 pub const TOKEN_REQUIRED: &str = "failed to bootstrap cluster data: failed to check if bootstrap data \
     has been initialized: token is required to join a cluster";
 
-/// The table of k3s-facts 8.2, row by row.
+/// What k3s does in each state.
 pub fn decide(found: Found) -> Outcome {
     match found {
         Found { wal: true, tombstone: true, .. } => tombstoned(found),
@@ -67,11 +66,12 @@ pub fn decide(found: Found) -> Outcome {
     }
 }
 
-/// The peer's error is dropped by k3s, so an unreachable peer forks the cluster.
+/// Seen with v1.36.2: a peer that does not answer is waited for (older
+/// releases may fork); without a token the cluster is forked.
 fn tombstoned(found: Found) -> Outcome {
     if !found.server {
         Outcome::Refuse(TOMBSTONE_WITHOUT_SERVER)
-    } else if found.token && found.answers {
+    } else if found.token {
         Outcome::Rejoin
     } else {
         Outcome::Fork
@@ -82,15 +82,8 @@ fn tombstoned(found: Found) -> Outcome {
 mod tests {
     use super::*;
 
-    const NONE: Found = Found {
-        wal: false,
-        tombstone: false,
-        server: false,
-        answers: false,
-        token: false,
-        init: false,
-        endpoint: false,
-    };
+    const NONE: Found =
+        Found { wal: false, tombstone: false, server: false, token: false, init: false, endpoint: false };
 
     /// Every combination of the columns that a row calls "any".
     fn any(row: Found, free: &[fn(&mut Found)]) -> Vec<Found> {
@@ -127,20 +120,14 @@ mod tests {
     }
 
     #[test]
-    fn tombstone_with_a_live_peer_rejoins() {
-        let row = Found { wal: true, tombstone: true, server: true, answers: true, token: true, ..NONE };
+    fn tombstone_with_server_and_token_rejoins() {
+        let row = Found { wal: true, tombstone: true, server: true, token: true, ..NONE };
         assert_all(any(row, &[INIT]), Outcome::Rejoin);
     }
 
     #[test]
-    fn tombstone_with_a_dead_peer_forks() {
-        let row = Found { wal: true, tombstone: true, server: true, ..NONE };
-        assert_all(any(row, &[TOKEN, INIT]), Outcome::Fork);
-    }
-
-    #[test]
     fn tombstone_with_an_empty_token_forks() {
-        let row = Found { wal: true, tombstone: true, server: true, answers: true, ..NONE };
+        let row = Found { wal: true, tombstone: true, server: true, ..NONE };
         assert_all(any(row, &[INIT]), Outcome::Fork);
     }
 

@@ -1,12 +1,13 @@
 //! Owns the files of a server below `D/server`: CA set, leaf certificates,
 //! token files, kubeconfig, member name, and how they are compared with the
-//! datastore at a start (k3s-facts 4 and 6.1). It contacts nobody.
+//! datastore at a start (k3s: pkg/cluster/bootstrap.go,
+//! pkg/daemons/control/deps/deps.go). It contacts nobody.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::SystemTime;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
@@ -82,11 +83,11 @@ pub fn reconcile(data: &DataDir, set: &BTreeMap<String, BootFile>) -> Result<()>
         }
     }
     if !newer.is_empty() {
-        bail!(
-            "{} newer than datastore and could cause a cluster outage. Remove the file(s) from disk \
-             and restart to be recreated from datastore.",
+        log::fatal(&format!(
+            "{} newer than datastore and could cause a cluster outage. Remove the file(s) from disk and \
+             restart to be recreated from datastore.",
             newer.join(", ")
-        );
+        ));
     }
     write_set(data, set)
 }
@@ -110,15 +111,14 @@ pub fn ca(data: &DataDir, name: &str) -> Result<Pair> {
     Ok(pair)
 }
 
-/// A client certificate: made when missing or of another CA; a zero-length one
-/// is not healed (k3s-facts 6.1).
+/// A client certificate: made when missing or of another CA. A zero-length or
+/// damaged one stays and hinders nothing but its users (seen with v1.36.2).
 pub fn leaf(data: &DataDir, name: &str, ca: &Pair, what: &Leaf<'_>) -> Result<Pair> {
     let (cert, key) = (data.tls(&format!("{name}.crt")), data.tls(&format!("{name}.key")));
     if cert.exists() && key.exists() {
         let pair = Pair { cert: read(&cert)?, key: read(&key)? };
-        let chain = pki::certs(&pair.cert)?;
-        pki::key(&pair.key)?;
-        if ClientCheck::new(&ca.cert)?.identify(&chain).is_some() {
+        let damaged = pki::certs(&pair.cert).is_err() || pki::key(&pair.key).is_err();
+        if damaged || ClientCheck::new(&ca.cert)?.identify(&pki::certs(&pair.cert)?).is_some() {
             return Ok(pair);
         }
     }
@@ -169,7 +169,7 @@ pub fn write_tokens(settings: &Settings, password: &str, ca: &Pair) -> Result<St
     Ok(node)
 }
 
-/// The member name, made once (k3s-facts 3.2); a zero-length file stays and
+/// The member name, made once (k3s: pkg/etcd/etcd.go setName); a zero-length file stays and
 /// gives an empty name.
 pub fn member_name(settings: &Settings) -> Result<String> {
     let path = settings.data.etcd("name");

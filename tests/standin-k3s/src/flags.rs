@@ -1,6 +1,6 @@
 //! Owns the table of configuration keys of k3s v1.36.2: name, aliases,
-//! environment, kind, and which role knows it (k3s-facts 2.2;
-//! k3s: pkg/cli/cmds/server.go, agent.go). It parses nothing.
+//! environment, kind, and which role knows it (k3s:
+//! pkg/cli/cmds/server.go, agent.go). It parses nothing.
 
 /// What a value looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,5 +1,5 @@
-//! Owns the way of a new server into an existing cluster (k3s-facts 8.2 row
-//! "join", 3.3). Every step may be cut and done again at the next start.
+//! Owns the way of a new server into an existing cluster (k3s:
+//! pkg/cluster/bootstrap.go, pkg/etcd/etcd.go). Every step may be cut and done again at the next start.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -91,7 +91,7 @@ fn become_learner(settings: &Settings, client: &Client, name: &str) -> Result<(B
     }
 }
 
-/// k3s compares only here (k3s-facts 2.3); an unreadable peer is skipped.
+/// k3s compares only here (k3s: pkg/cluster/bootstrap.go compareConfig); an unreadable peer is skipped.
 fn compare(settings: &Settings, client: &Client) -> Result<()> {
     let reply = client.get("/v1-k3s/config");
     let theirs: BTreeMap<String, String> = match reply {
@@ -114,10 +114,21 @@ fn compare(settings: &Settings, client: &Client) -> Result<()> {
     Err(anyhow!("critical configuration value mismatch between servers"))
 }
 
+/// Joins again after a tombstone; the peer is waited for (seen with v1.36.2).
+pub fn rejoin(settings: &Settings) -> Result<Register> {
+    while let Err(error) = client(settings) {
+        log::info(&format!(
+            "Waiting to retrieve etcd cluster member list: failed to get MemberList from server: {error:#}"
+        ));
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    join(settings)
+}
+
 /// Moves `db/etcd` to `db/etcd-backup-<seconds>`, as k3s does on a tombstone.
 pub fn move_aside(settings: &Settings) -> Result<()> {
     let from = settings.data.server("db/etcd");
     let to = settings.data.server(&format!("db/etcd-backup-{}", crate::store::now()));
-    log::info(&format!("Renaming {} to {}", from.display(), to.display()));
+    log::info("tombstone file has been detected, removing ${datadir}/server/db to rejoin the cluster");
     durable::rename(&from, &to)
 }

@@ -1,5 +1,5 @@
 //! Owns the agent's client load balancer on loopback: failover of raw TCP
-//! between servers, and its state file (k3s-facts 5.2; k3s:
+//! between servers, and its state file (k3s:
 //! pkg/agent/loadbalancer). It opens no TLS.
 
 use std::io::{Read, Write};

@@ -22,7 +22,7 @@ pub struct Caller {
 
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Binds with the words that k3s and etcd print on failure (k3s-facts 3.3).
+/// Binds with the words that k3s and etcd print on failure.
 pub fn bind(address: &str) -> Result<TcpListener> {
     TcpListener::bind(address).map_err(|error| {
         let words = match error.kind() {

@@ -26,7 +26,7 @@ pub fn error(message: &str) {
 }
 
 /// Ends the process as k3s ends on an early error: level fatal, exit 1
-/// (k3s-facts 5.4).
+/// (k3s: cmd/server/main.go).
 pub fn fatal(message: &str) -> ! {
     line("fatal", message);
     std::process::exit(1)

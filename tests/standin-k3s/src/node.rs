@@ -1,5 +1,6 @@
 //! Owns the kubelet part of both roles: node password, certificates, wait for
-//! the runtime, registration, heartbeats (k3s-facts 3.2, 3.3, 5.3). It runs
+//! the runtime, registration, heartbeats (k3s: pkg/agent/run.go,
+//! pkg/agent/config/config.go). It runs
 //! no pod and judges the runtime by a connect to its socket only.
 
 use std::collections::BTreeMap;
@@ -141,7 +142,7 @@ impl Kubelet<'_> {
         durable::write(&data.agent("kubelet.kubeconfig"), kubeconfig.as_bytes(), 0o600)
     }
 
-    /// Each second; the first miss is not logged (k3s-facts 5.3).
+    /// Each second; the first miss is not logged (k3s: pkg/agent/cri/cri.go).
     fn wait_for_runtime(&self) {
         let mut missed = false;
         while let Err(error) = self.runtime() {
@@ -215,7 +216,7 @@ impl Kubelet<'_> {
         labels
     }
 
-    /// k3s-facts 2.4 and 3.2.
+    /// k3s: pkg/nodeconfig/nodeconfig.go, pkg/etcd/metadata_controller.go.
     fn annotations(&self) -> BTreeMap<String, String> {
         let host = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned());
         let ip = self.settings.ip().to_string();

@@ -1,6 +1,5 @@
 //! Owns the names of all files and the hidden variables that move them for
 //! tests (`K3S_STANDIN_ROOT`, `K3S_STANDIN_LOOPBACK`). It reads no file.
-//! Names: k3s-facts sections 3.2, 4, 5.2 and 6.1.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
@@ -33,7 +32,7 @@ pub fn kubeconfig() -> PathBuf {
 }
 
 /// `/etc/rancher/node/password`: outside the data directory, the host's proof
-/// of its node name (k3s-facts 3.2).
+/// of its node name.
 pub fn node_password() -> PathBuf {
     rooted("/etc/rancher/node/password")
 }
@@ -74,7 +73,7 @@ impl DataDir {
     }
 
     /// The write-ahead log directory: its existence alone means "initialised"
-    /// (k3s-facts 6.3).
+    /// (k3s: pkg/etcd/etcd.go IsInitialized).
     pub fn wal(&self) -> PathBuf {
         self.etcd("member/wal")
     }

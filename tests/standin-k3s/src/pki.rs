@@ -56,7 +56,7 @@ const SEC1_MIDDLE: &[u8] =
     &[0xa0, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0xa1, 0x44, 0x03, 0x42, 0x00];
 
 /// A new CA that starts an hour ago and lives ten years, as k3s makes it: a
-/// clock that is far ahead makes a CA that does not work yet (k3s-facts 6.5).
+/// clock that is far ahead makes a CA that does not work yet.
 pub fn new_ca(kind: &str) -> Result<Pair> {
     let key = KeyPair::generate()?;
     let now = SystemTime::now();
@@ -111,7 +111,8 @@ fn named(name: &str, group: Option<&str>) -> rcgen::DistinguishedName {
     subject
 }
 
-/// SHA-256 over the bytes of a file with one certificate, in hex (k3s-facts 4).
+/// SHA-256 over the bytes of a file with one certificate, in hex (k3s:
+/// pkg/clientaccess/token.go hashCA).
 pub fn ca_hash(pem: &[u8]) -> String {
     hex(&Sha256::digest(pem))
 }

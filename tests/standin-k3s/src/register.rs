@@ -57,7 +57,7 @@ impl Register {
     }
 
     /// Loads an existing member; damage is fatal with etcd's words
-    /// (k3s-facts 6.2).
+    /// as far as a start shows them.
     pub fn load_member(data: &DataDir) -> Result<Self> {
         let path = data.etcd("member/snap/db");
         match std::fs::read(data.wal().join(WAL_FILE)) {
@@ -75,7 +75,8 @@ impl Register {
     /// Loads a register file.
     pub fn load(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
-        let slot = decode(&bytes).context("failed to recover v3 backend from snapshot")?;
+        let slot = decode(&bytes)
+            .context("failed to create temporary datastore client: failed to read consistent index")?;
         Ok(Self { path: path.to_path_buf(), slot: Mutex::new(slot) })
     }
 

@@ -1,5 +1,5 @@
 //! Owns `--cluster-reset`: one member left, with a new name and the present
-//! address (k3s-facts 6.4; k3s: pkg/etcd/etcd.go). Snapshots are not imitated.
+//! address (k3s: pkg/etcd/etcd.go). Snapshots are not imitated.
 
 use anyhow::{Result, bail};
 

@@ -1,5 +1,5 @@
 //! Owns the start of `k3s server`: decision, datastore, files, listeners,
-//! readiness (k3s-facts 5.3, 8.2). What handlers answer is in `supervisor`.
+//! readiness (k3s: pkg/cli/server/server.go). What handlers answer is in `supervisor`.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr};
@@ -25,7 +25,7 @@ use crate::{durable, files, join, listen, log, node, notify, paths, reset, tls};
 /// Real k3s loses its leases within about this time without a quorum.
 const LEASES: Duration = Duration::from_secs(20);
 
-/// Seen with v1.36.2 for a wrong token at the restart of a member.
+/// Seen with v1.36.2 for a wrong or lost token at the restart of a member.
 const OTHER_TOKEN: &str = "bootstrap data already found and encrypted with different token";
 const RECONCILE: &str = "failed to bootstrap cluster data: failed to reconcile with local datastore";
 
@@ -49,20 +49,24 @@ pub fn run(settings: &Settings) -> Result<Infallible> {
 
 /// The decision table, then the datastore.
 fn prepare(settings: &Settings) -> Result<(Arc<Cluster>, String)> {
+    for name in ["cred", "etc", "tls/etcd"] {
+        durable::make_dir(&settings.data.server(name))?;
+    }
     let tombstone = settings.data.etcd("tombstone").exists();
     let found = Found {
         wal: settings.data.wal().is_dir(),
         tombstone,
         server: settings.server.is_some(),
-        answers: tombstone && join::client(settings).is_ok(),
         token: !settings.token.is_empty(),
         init: settings.values.on("cluster-init"),
         endpoint: settings.values.text("datastore-endpoint").is_some_and(|text| !text.is_empty()),
     };
     let outcome = decide(found);
     settings.record(&format!("{outcome:?}"))?;
-    if let Outcome::Join | Outcome::Rejoin = outcome {
-        join::client(settings)?;
+    match outcome {
+        Outcome::Join => join::client(settings).map(drop)?,
+        Outcome::Rejoin | Outcome::Fork => join::move_aside(settings)?,
+        _ => {}
     }
     let password = files::server_password(settings)?;
     let given = password.clone().map_or_else(|| pki::random_hex(16), Ok)?;
@@ -70,8 +74,8 @@ fn prepare(settings: &Settings) -> Result<(Arc<Cluster>, String)> {
         Outcome::Existing { reconcile } => existing(settings, reconcile, password.as_deref(), &given)?,
         Outcome::NewEtcd => new_etcd(settings, &given)?,
         Outcome::Join => join::join(settings)?,
-        Outcome::Rejoin => join::move_aside(settings).and_then(|()| join::join(settings))?,
-        Outcome::Fork => join::move_aside(settings).and_then(|()| new_etcd(settings, &given))?,
+        Outcome::Rejoin => join::rejoin(settings)?,
+        Outcome::Fork => new_etcd(settings, &given)?,
         Outcome::Sqlite => return Ok((sqlite(settings, &given)?, given)),
         Outcome::External => bail!("stand-in: an external datastore is not imitated"),
         Outcome::Refuse(message) => bail!(message),
@@ -92,15 +96,13 @@ fn existing(settings: &Settings, reconcile: bool, password: Option<&str>, given:
     log::info("Reconciling bootstrap data between datastore and disk");
     let register = Register::load_member(&settings.data).context(RECONCILE)?;
     if password.is_none() {
-        let ca = files::ca(&settings.data, "server-ca")?;
-        files::write_tokens(settings, given, &ca)?;
-        bail!("{RECONCILE}: {OTHER_TOKEN}");
+        log::fatal(&format!("Error: starting kubernetes: failed to start cluster: {OTHER_TOKEN}"));
     }
     check_record(settings, &register, given)?;
     Ok(register)
 }
 
-/// The token is the key of the CA record (k3s-facts 4).
+/// The token is the key of the CA record (k3s: pkg/cluster/storage.go).
 fn check_record(settings: &Settings, register: &Register, password: &str) -> Result<()> {
     if register.with(|s| s.token_id != store::token_id(password)) {
         bail!("{RECONCILE}: {OTHER_TOKEN}");
@@ -197,9 +199,8 @@ fn serving(settings: &Settings, server: &Supervisor) -> Result<Pair> {
     {
         loop {
             log::error(&format!(
-                "dynamiclistener [::]:{}: failed to update cert with connection local address: {}: EOF",
-                settings.port(),
-                path.display()
+                "dynamiclistener [::]:{}: failed to update cert with connection local address: EOF",
+                settings.port()
             ));
             std::thread::sleep(Duration::from_secs(5));
         }
@@ -264,7 +265,7 @@ fn listen_etcd(settings: &Settings, server: &Arc<Supervisor>) -> Result<()> {
     Ok(())
 }
 
-/// Loops for ever when this host is no member (k3s-facts 3.3).
+/// Loops for ever when this host is no member (k3s: pkg/etcd/etcd.go Test).
 fn wait_for_datastore(settings: &Settings, server: &Supervisor) {
     let mut said: Option<Instant> = None;
     while let Err(error) = test_datastore(settings, &server.cluster) {
@@ -310,7 +311,7 @@ fn become_ready(settings: &Settings, server: &Supervisor) {
 }
 
 /// Without a quorum the leases run out and k3s shuts down with exit 0
-/// (k3s-facts 5.4).
+/// (k3s: pkg/signals/signals.go).
 fn keep(server: &Supervisor) -> Result<Infallible> {
     let mut lost: Option<Instant> = None;
     loop {

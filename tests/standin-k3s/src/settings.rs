@@ -62,7 +62,7 @@ impl Settings {
         })
     }
 
-    /// The first node IP: the etcd address (k3s-facts 3.1).
+    /// The first node IP: the etcd address (k3s: pkg/etcd/etcd.go).
     pub fn ip(&self) -> IpAddr {
         self.node_ips.first().copied().unwrap_or(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST))
     }
@@ -110,7 +110,8 @@ impl Settings {
         if list.is_empty() { default.into() } else { list.join(",") }
     }
 
-    /// What k3s compares between servers at a join (k3s-facts 2.3).
+    /// What k3s compares between servers at a join (k3s: pkg/daemons/config/types.go
+    /// CriticalControlArgs).
     pub fn critical(&self) -> BTreeMap<String, String> {
         let mut map: BTreeMap<String, String> = BTreeMap::new();
         let mut put = |key: &str, value: String| map.insert(key.into(), value);
@@ -168,7 +169,7 @@ impl Settings {
         })
     }
 
-    /// `k3s.io/node-args` with secrets masked (k3s-facts 2.4).
+    /// `k3s.io/node-args` with secrets masked (k3s: pkg/nodeconfig/nodeconfig.go).
     pub fn node_args(&self) -> Value {
         let word = if self.role == Scope::Server { "server" } else { "agent" };
         let mut words = vec![word.to_owned()];
@@ -194,7 +195,7 @@ fn is_secret(key: &str) -> bool {
     SECRET.contains(&key)
 }
 
-/// Recomputed at every start; k3s keeps no previous name (k3s-facts 3.1).
+/// Recomputed at every start; k3s keeps no previous name (k3s: pkg/util/net.go).
 fn node_name(values: &Values) -> Result<String> {
     let name = match values.text("node-name").filter(|name| !name.is_empty()) {
         Some(name) => name.to_owned(),

@@ -106,7 +106,7 @@ fn password_hash(node: &str, password: &str) -> String {
     pki::hex(&Sha256::digest(format!("{node}\n{password}").as_bytes()))
 }
 
-/// k3s logs this on the agent, for ever (k3s-facts 3.3).
+/// k3s logs this on the agent, for ever.
 pub const DUPLICATE_HOST: &str = "Node password rejected, duplicate hostname or contents of \
     '/etc/rancher/node/password' may not match server node-passwd entry, try enabling a unique \
     node name with the --with-node-id flag";
@@ -205,7 +205,7 @@ impl Store {
     }
 
     /// Creates or updates a Node at kubelet start: labels and annotations are
-    /// merged, taints count only the first time (k3s-facts 2.2).
+    /// merged, taints count only the first time.
     pub fn register(&mut self, name: &str, wanted: Node) -> Result<()> {
         if let Some(node) = self.nodes.get_mut(name) {
             node.ips = wanted.ips;
@@ -224,7 +224,7 @@ impl Store {
 
     /// Deletes a Node with its password, and the etcd member that its
     /// annotations name: also the member of a live host whose old Node object
-    /// this is (k3s-facts, trap 1).
+    /// this is (k3s: pkg/etcd/member_controller.go onRemove).
     pub fn delete_node(&mut self, name: &str) -> Result<()> {
         let Some(node) = self.nodes.get(name).cloned() else { return Ok(()) };
         let etcd = node.labels.get("node-role.kubernetes.io/etcd").is_some_and(|v| v == "true");

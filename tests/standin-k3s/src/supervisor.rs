@@ -1,5 +1,5 @@
-//! Owns what a server answers on 6443: the supervisor's paths of k3s-facts 5.1
-//! and the stand-in's own paths below `/standin/` for joins and kubelets.
+//! Owns what a server answers on 6443: the supervisor's paths (k3s:
+//! pkg/server/handlers/router.go) and the stand-in's own paths below `/standin/` for joins and kubelets.
 //! Kubernetes objects are in `api`.
 
 use std::net::IpAddr;
@@ -135,7 +135,8 @@ impl Supervisor {
         }
     }
 
-    /// Basic authentication is tried before the certificate (k3s-facts 3.3).
+    /// Basic authentication is tried before the certificate (k3s:
+    /// pkg/server/auth).
     fn proof(&self, caller: &Caller, request: &Request) -> Option<Proof> {
         if let Some((user, password)) = request.basic() {
             let server = password == self.server_password;
@@ -219,7 +220,7 @@ impl Supervisor {
     }
 
     /// Certificates for a kubelet, after the check of its node password. The
-    /// own node of a server passes with a warning (k3s-facts 3.3).
+    /// own node of a server passes with a warning (k3s: pkg/nodepassword).
     fn certs(&self, request: &Request, node: &str, proof: &Proof) -> Reply {
         if matches!(proof, Proof::Kubelet(name) if name != node) {
             return Reply::text(400, "header node name does not match auth node name");

@@ -1,4 +1,4 @@
-//! Owns the forms of join tokens (k3s-facts 4; k3s: pkg/clientaccess/token.go).
+//! Owns the forms of join tokens (k3s: pkg/clientaccess/token.go).
 //! It contacts nobody and never prints a password.
 
 use anyhow::{Result, bail};

@@ -26,7 +26,7 @@ use crate::files::{self, FileError};
 /// File of the database inside the data directory.
 pub const FILE: &str = "central.db";
 /// How long a writer waits for another one, for example the command line.
-const BUSY: Duration = Duration::from_secs(5);
+const BUSY: Duration = Duration::from_secs(15);
 /// Connections that read.
 const READERS: u32 = 4;
 

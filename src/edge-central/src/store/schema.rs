@@ -3,6 +3,8 @@
 //! Owns the list of steps; step N takes `user_version` N-1 to N. Steps are
 //! only ever added.
 
+use sqlx::SqliteConnection;
+
 use super::{Store, StoreError, commit};
 
 /// One step per schema version.
@@ -99,19 +101,24 @@ CREATE TABLE audit (
 ) STRICT;
 ";
 
-/// Brings the database to this program's schema.
+/// Brings the database to this program's schema; one that has it is only read.
 pub(super) async fn upgrade(store: &Store) -> Result<(), StoreError> {
+    if missing_steps(&mut *store.read().await?).await?.is_empty() {
+        return Ok(());
+    }
     let mut tx = store.write().await?;
-    let found: i64 = sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut *tx).await?;
-    let done = usize::try_from(found).map_err(|_| StoreError::Newer(found))?;
-    let steps = STEPS.get(done..).ok_or(StoreError::Newer(found))?;
+    let steps = missing_steps(&mut tx).await?;
     for step in steps {
         sqlx::raw_sql(*step).execute(&mut *tx).await?;
     }
-    if !steps.is_empty() {
-        set_version(&mut tx).await?;
-    }
+    set_version(&mut tx).await?;
     commit(tx).await
+}
+
+async fn missing_steps(conn: &mut SqliteConnection) -> Result<&'static [&'static str], StoreError> {
+    let found: i64 = sqlx::query_scalar("PRAGMA user_version").fetch_one(conn).await?;
+    let done = usize::try_from(found).map_err(|_| StoreError::Newer(found))?;
+    STEPS.get(done..).ok_or(StoreError::Newer(found))
 }
 
 /// A pragma takes no bound values; the number is ours.

@@ -119,3 +119,29 @@ async fn settings_that_hosts_would_refuse_are_not_taken() {
     let (succeeded, _, stderr) = central.try_cli(&["site", "set", "hz-017", "--cluster-cidr", "10.253.0.0"]);
     assert!(!succeeded && stderr.contains("cluster_cidr"), "{stderr}");
 }
+
+#[tokio::test]
+async fn a_room_of_forty_that_comes_at_once_gets_five_servers() {
+    let central = Central::start().await;
+    let token = central.server_token("40");
+    let mut first = central.claimed(1, &token).await;
+    let others: Vec<_> = (2..=40).map(|number| central.host(number)).collect();
+    let mut waiting = tokio::task::JoinSet::new();
+    for host in others {
+        let token = token.clone();
+        waiting.spawn(async move {
+            assert_eq!(host.claim(Some(&token)).await.0, StatusCode::OK);
+            host.assignment(0).await.0.role
+        });
+    }
+    let claimed = || central.cli_json(&["token", "list"])["tokens"][0]["used"] == 40;
+    let began = Instant::now();
+    while !claimed() {
+        assert!(began.elapsed() < LONG, "not all claims were answered");
+        tokio::task::yield_now().await;
+    }
+    first.joined(1, "a").await;
+    let roles = tokio::time::timeout(LONG, waiting.join_all()).await.unwrap();
+    let count = |wanted: &str| roles.iter().filter(|role| *role == wanted).count();
+    assert_eq!((count("server"), count("agent")), (4, 35));
+}

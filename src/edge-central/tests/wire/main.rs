@@ -13,6 +13,7 @@ mod artifacts;
 mod assignments;
 mod claims;
 mod common;
+mod contract;
 mod lease;
 mod limits;
 mod secrets;

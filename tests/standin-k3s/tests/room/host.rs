@@ -10,6 +10,11 @@ use tempfile::TempDir;
 const BINARY: &str = env!("CARGO_BIN_EXE_standin-k3s");
 const LIMIT: Duration = Duration::from_secs(60);
 
+/// `127.x.<net>.<n>`: x differs between two runs at the same time.
+pub fn address(net: u8, n: u8) -> String {
+    format!("127.{}.{net}.{n}", 64 + std::process::id() % 128)
+}
+
 /// A host of a test room.
 pub struct Host {
     root: TempDir,
@@ -23,10 +28,10 @@ pub struct Host {
 }
 
 impl Host {
-    /// A host `127.77.<net>.<n>` named `host-<n>`.
+    /// A host of room `net`, named `host-<n>`.
     pub fn new(net: u8, n: u8, role: &'static str, config: &str) -> Self {
         let root = tempfile::tempdir().unwrap();
-        let ip = format!("127.77.{net}.{n}");
+        let ip = address(net, n);
         let mut host = Self { root, net, n, ip, role, child: None, notify: None, ready: false };
         host.set_config(config);
         host
@@ -64,7 +69,7 @@ impl Host {
 
     /// Another address, the same data.
     pub fn move_to(&mut self, n: u8) {
-        let old = std::mem::replace(&mut self.ip, format!("127.77.{}.{n}", self.net));
+        let old = std::mem::replace(&mut self.ip, address(self.net, n));
         let text = self.read("etc/rancher/k3s/config.yaml").replace(&old, &self.ip);
         self.write_config(&text);
     }
@@ -93,6 +98,10 @@ impl Host {
             child.kill().unwrap();
             child.wait().unwrap();
         }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
     }
 
     pub fn log(&self) -> String {

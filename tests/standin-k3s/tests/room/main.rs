@@ -1,4 +1,4 @@
-//! Runs stand-ins as processes on 127.77.x.y: joins, kills, wrong
+//! Runs stand-ins as processes on addresses of the loopback network: joins, kills, wrong
 //! configurations. Every wait polls a condition with a deadline.
 #![allow(
     clippy::unwrap_used,
@@ -14,7 +14,7 @@ mod host;
 
 use std::time::Duration;
 
-use host::Host;
+use host::{Host, address};
 
 const TOKEN: &str = "a-server-password";
 
@@ -139,7 +139,8 @@ fn a_second_host_with_a_known_name_is_refused() {
 
 #[test]
 fn an_agent_with_a_server_key_ends_at_once() {
-    let mut host = Host::new(5, 1, "agent", "server: https://127.77.5.2:6443\ntoken: x\ntls-san: y\n");
+    let mut host =
+        Host::new(5, 1, "agent", &format!("server: https://{}:6443\ntoken: x\ntls-san: y\n", address(5, 2)));
     host.start();
     host.wait_log("flag provided but not defined: -tls-san");
     assert_eq!(host.wait_exit(), Some(1));
@@ -147,7 +148,7 @@ fn an_agent_with_a_server_key_ends_at_once() {
 
 #[test]
 fn a_server_without_a_token_starts_a_cluster_of_its_own() {
-    let mut host = Host::new(6, 1, "server", "server: https://127.77.6.2:6443\n");
+    let mut host = Host::new(6, 1, "server", &format!("server: https://{}:6443\n", address(6, 2)));
     host.start();
     host.wait_ready();
     host.wait_log("Configuring sqlite3 database connection pooling");
@@ -220,6 +221,42 @@ fn a_removed_member_buries_itself_and_rejoins_only_with_a_server() {
     c.start();
     c.wait_ready();
     a.wait_nodes(&["host-1", "host-2", "host-3"]);
+}
+
+#[test]
+fn a_wrong_token_or_a_damaged_file_stops_a_known_member_with_k3ss_words() {
+    let server = "var/lib/rancher/k3s/server";
+    let mut a = first(32);
+    a.start();
+    a.wait_ready();
+    a.kill();
+    let mut broken = |config: &str, path: &str, words: &str| {
+        a.set_config(config);
+        let file = a.path(path);
+        let saved = std::fs::read(&file).unwrap();
+        if !path.ends_with(".yaml") {
+            std::fs::write(&file, b"").unwrap();
+            let later = std::time::SystemTime::now() + Duration::from_secs(60);
+            std::fs::File::options().append(true).open(&file).unwrap().set_modified(later).unwrap();
+        }
+        a.start();
+        a.wait_log(words);
+        assert!(!a.is_ready());
+        a.kill();
+        if !path.ends_with(".yaml") {
+            std::fs::write(&file, saved).unwrap();
+        }
+    };
+    let good = format!("token: {TOKEN}\n");
+    let db = format!("{server}/db/etcd/member/snap/db");
+    broken("token: other\n", "etc/rancher/k3s/config.yaml", "encrypted with different token");
+    broken(&good, &db, "failed to read consistent index");
+    broken(&good, &format!("{server}/tls/server-ca.crt"), "newer than datastore and could cause");
+    broken(&good, &format!("{server}/tls/dynamic-cert.json"), "failed to update cert with connection local");
+    broken(&good, &format!("{server}/db/etcd/name"), "this server is not a member of the etcd cluster");
+    a.set_config(&good);
+    a.start();
+    a.wait_ready();
 }
 
 #[test]
