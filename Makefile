@@ -1,0 +1,67 @@
+# What people run here. `make demo` and `make test` need root on Debian or Ubuntu; they
+# install the programs that they miss. See docs/testing.md for every rung by itself.
+
+CARGO ?= cargo
+# A stripped binary may be this large, in bytes (6 MiB).
+SIZE_CEILING := 6291456
+
+.PHONY: help demo test fmt lint unit failpoints words docs hosts size machines campaign bench package deny
+
+help:
+	@echo "make demo      three bare hosts become steady, lose their power, come back without the central service"
+	@echo "make test      everything that CI runs"
+	@echo "make machines  the machine lab (QEMU)"
+	@echo "make campaign  kills and power cuts in great number (host lab)"
+	@echo "make bench     the benchmarks"
+	@echo "make package   the Debian package, release build"
+	@echo "make deny      licences, bans and sources of all dependencies (cargo-deny 0.20)"
+
+demo:
+	$(CARGO) run --quiet --package edge-lab -- demo
+
+# The quick ones first.
+test: fmt lint unit failpoints words docs size hosts
+
+fmt:
+	$(CARGO) fmt --all --check
+
+lint:
+	$(CARGO) clippy --workspace --all-targets -- --deny warnings
+
+# Unit, golden, property and line tests, the units through systemd-analyze. Not the labs: see hosts, machines.
+unit:
+	$(CARGO) test --workspace --exclude edge-lab
+	$(CARGO) test --package edge-lab --lib
+
+failpoints:
+	$(CARGO) test --package edge-bootstrap --features failpoints
+
+# Words and decisions alone, as programs elsewhere use them.
+words:
+	$(CARGO) test --package edge-bootstrap --no-default-features --lib
+
+docs:
+	RUSTDOCFLAGS="--deny warnings" $(CARGO) doc --workspace --no-deps
+
+size:
+	$(CARGO) build --release --package edge-bootstrap
+	@size=$$(stat -c %s "$$($(CARGO) metadata --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release/edge-bootstrap"); \
+	echo "stripped binary: $$size bytes, ceiling $(SIZE_CEILING)"; test "$$size" -le $(SIZE_CEILING)
+
+hosts:
+	$(CARGO) test --package edge-lab --test hosts -- --test-threads=2
+
+machines:
+	$(CARGO) test --package edge-lab --test machines -- --test-threads=1
+
+campaign:
+	$(CARGO) run --quiet --package edge-lab -- campaign
+
+bench:
+	$(CARGO) run --quiet --package edge-lab -- bench
+
+package:
+	$(CARGO) deb --package edge-bootstrap
+
+deny:
+	$(CARGO) deny --config .deny.toml check
