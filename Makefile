@@ -11,10 +11,10 @@ help:
 	@echo "make demo      three bare hosts become steady, lose their power, come back without the central service"
 	@echo "make test      everything that CI runs"
 	@echo "make machines  the machine lab (QEMU)"
-	@echo "make campaign  kills and power cuts in great number (host lab)"
+	@echo "make campaign  200 kills and 200 power cuts of a first boot (host lab)"
 	@echo "make bench     the benchmarks"
 	@echo "make package   the Debian package, release build"
-	@echo "make deny      licences, bans and sources of all dependencies (cargo-deny 0.20)"
+	@echo "make deny      licences, bans, sources and advisories of all dependencies (cargo-deny 0.20)"
 
 demo:
 	$(CARGO) run --quiet --package edge-lab -- demo
@@ -54,8 +54,9 @@ hosts:
 machines:
 	$(CARGO) test --package edge-lab --test machines -- --test-threads=1
 
+# EDGE_CAMPAIGN=200 says how many moments of each kind, EDGE_SEED=N which ones.
 campaign:
-	$(CARGO) run --quiet --package edge-lab -- campaign
+	EDGE_CAMPAIGN=$${EDGE_CAMPAIGN:-200} $(CARGO) test --package edge-lab --test hosts -- campaign:: --test-threads=1 --nocapture
 
 bench:
 	$(CARGO) run --quiet --package edge-lab -- bench
@@ -64,4 +65,4 @@ package:
 	$(CARGO) deb --package edge-bootstrap
 
 deny:
-	$(CARGO) deny --config .deny.toml check
+	$(CARGO) deny --workspace --config .deny.toml check

@@ -34,6 +34,8 @@ pub fn check(root: &Root, unit: &str) -> Verdict {
     let verdict = if units::is_k3s(unit) { check_k3s(root, unit) } else { check_containerd(root) };
     if verdict.refusal.is_none() {
         record_start(root, unit);
+        // A refusal after a start is no repetition. Best effort, as the record is.
+        let _ = root.remove_file(&repeats_path(unit));
     }
     verdict
 }
@@ -160,11 +162,15 @@ struct Repeats {
     count: u64,
 }
 
+fn repeats_path(unit: &str) -> String {
+    format!("{}/refused-{}.json", paths::RUN_DIR, unit.trim_end_matches(".service"))
+}
+
 /// The line to say about a refusal: at once for a new one, then once per ten
 /// minutes with the number of times.
 #[must_use]
 pub fn line(root: &Root, clock: Clock, unit: &str, refusal: &Refusal) -> Option<String> {
-    let path = format!("{}/refused-{}.json", paths::RUN_DIR, unit.trim_end_matches(".service"));
+    let path = repeats_path(unit);
     let before: Repeats =
         root.read(&path).ok().flatten().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
     let now = clock.unix();
@@ -296,5 +302,7 @@ mod tests {
         assert!(say(1005).is_none());
         assert!(say(1600).unwrap().contains("(3 times)"));
         assert!(line(&host.root, Clock::Fixed(1601), "k3s.service", &Refusal::new("EB-ip-absent", "x", "y")).is_some());
+        assert_eq!(host.code("k3s.service"), None);
+        assert!(line(&host.root, Clock::Fixed(1602), "k3s.service", &Refusal::new("EB-ip-absent", "x", "y")).is_some());
     }
 }

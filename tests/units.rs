@@ -52,10 +52,10 @@ const DIRECTIVES: &[(&str, u32)] = &[
     ("ProtectHome", 214),
     ("DevicePolicy", 208),
     ("DeviceAllow", 208),
-    ("ProtectKernelTunables", 232),
+    ("ReadOnlyPaths", 231),
     ("ProtectKernelModules", 232),
     ("ProtectKernelLogs", 244),
-    ("ProtectControlGroups", 232),
+    ("PrivateMounts", 239),
     ("NoNewPrivileges", 187),
     ("CapabilityBoundingSet", 21),
     ("RestrictNamespaces", 233),
@@ -79,10 +79,10 @@ const MAY_BE_SKIPPED: &[&str] = &[
     "ReadWritePaths",
     "StateDirectory",
     "StateDirectoryMode",
-    "ProtectKernelTunables",
+    "ReadOnlyPaths",
     "ProtectKernelModules",
     "ProtectKernelLogs",
-    "ProtectControlGroups",
+    "PrivateMounts",
     "RestrictNamespaces",
     "RestrictRealtime",
     "RestrictSUIDSGID",
@@ -182,6 +182,16 @@ fn an_old_systemd_that_skips_system_call_groups_is_left_with_a_working_filter() 
     // would then hold next to nothing, and the program could not run.
     let filters = values(OURS, "SystemCallFilter");
     assert!(filters.first().is_some_and(|first| first.starts_with('~')), "{filters:?}");
+}
+
+#[test]
+fn our_unit_sees_the_hosts_own_proc_and_sys() {
+    // These mount fresh ones, without what a container has mounted over them:
+    // its boot id, by which the gate knows a hold of this boot.
+    for name in ["ProtectKernelTunables", "ProtectControlGroups", "ProcSubset", "ProtectProc", "MountAPIVFS"]
+    {
+        assert!(values(OURS, name).is_empty(), "{name}");
+    }
 }
 
 #[test]

@@ -122,15 +122,7 @@ fn planned(agent: &Agent, pass: &Pass) -> Result<(CheckedPlan, diff::Changes), S
 
 fn plan_waits(waiting: &WaitingOn) -> Stop {
     let kind = if waiting.holds_k3s() { StopKind::Held } else { StopKind::Waiting };
-    let why = match waiting {
-        WaitingOn::Refused(refusal) => refusal.clone(),
-        other => {
-            let text = other.to_string();
-            let reason = text.split_once(": ").map_or(text.as_str(), |(_, reason)| reason);
-            Refusal::new(&other.code(), reason, "then it goes on by itself")
-        }
-    };
-    Stop { why, kind }
+    Stop { why: waiting.words(), kind }
 }
 
 /// All broken invariants in one refusal, the first one's code in front.

@@ -131,7 +131,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<u8> {
     match &cli.verb {
         Verb::Gate(args) => Ok(gate::run(common, args)),
         Verb::Status => status::run(common),
-        Verb::Pause(args) => person::pause(common, args),
+        Verb::Pause(args) => on_runtime(person::pause(common, args)),
         Verb::Config { verb } => configure::run(common, verb),
         Verb::Identity { verb } => identity::run(common, verb),
         Verb::Run => on_runtime(async {

@@ -21,12 +21,13 @@ pub struct PauseArgs {
     reason: String,
 }
 
-pub fn pause(common: &Common, args: &PauseArgs) -> anyhow::Result<u8> {
+pub async fn pause(common: &Common, args: &PauseArgs) -> anyhow::Result<u8> {
     let duration = parse_duration(&args.duration).map_err(|error| anyhow::anyhow!("--for {}: {error}", args.duration))?;
     let clock = Clock::System;
     let by = host::environment("SUDO_USER").or_else(|| host::environment("USER")).unwrap_or_else(|| "root".to_owned());
     let pause = Pause { until: clock.unix().saturating_add(duration.as_secs()), by, reason: args.reason.clone() };
     pause::set(&common.root(), &pause)?;
+    wake(common).await;
     output::text(&format!(
         "paused until {}: nothing is changed, the gate still checks; `edge-bootstrap resume` ends it",
         rfc3339(pause.until)

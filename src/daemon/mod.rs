@@ -319,12 +319,13 @@ impl Daemon {
     async fn full_pass(&mut self) -> Option<()> {
         self.end_late_hold();
         self.next_pass = Instant::now() + RETRY;
-        if self.agent.is_none() {
-            self.configure();
-        }
         let observe_only = self.is_paused() || self.beside.safe_mode;
         let order = Order { until: Until::Verified, patience: Duration::ZERO, observe_only };
-        let mut agent = self.agent.take()?;
+        let Some(mut agent) = self.agent.take() else {
+            // Without settings there is nothing to do until a person corrects them.
+            self.next_pass = Instant::now() + QUIET;
+            return Some(());
+        };
         let work = async {
             let lock = lock::acquire(&agent.root, paths::LOCK, LOCK_PATIENCE).await.ok().flatten();
             match lock {
@@ -404,6 +405,8 @@ impl Daemon {
 
     fn stop(&mut self) {
         notify::stopping();
+        // Whoever stops it in good order has read why it only observed.
+        self.starts.ready(&self.root);
         info!(EDGE_STEP = "stop", EDGE_STARTS = self.starts.begun, "stopping");
         self.talk = None;
         // With this process gone the hold means nothing; its file goes too.

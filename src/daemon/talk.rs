@@ -213,6 +213,9 @@ impl Reporting {
 
     async fn drain(&mut self) -> bool {
         let Ok(pending) = self.outbox.pending() else { return true };
+        for damaged in &pending.damaged {
+            tracing::warn!(EDGE_STEP = "report", EDGE_REASON = ?damaged, "waiting report is damaged, ignoring");
+        }
         for report in pending.reports {
             if self.send(&report).await.is_none() {
                 return false;
@@ -223,12 +226,21 @@ impl Reporting {
         true
     }
 
+    /// Seconds until the next report; `None` when this one must wait. One that
+    /// the service refuses for good is given up, or it would block all others.
     async fn send(&mut self, report: &Report) -> Option<u64> {
         let client = self.enrolment.client().ok()?;
-        let answer = client.report(report).await.ok()?;
+        let next = match client.report(report).await {
+            Ok(answer) => answer.next_report_s.clamp(1, 3600),
+            Err(error) if error.kind().can_retry() => return None,
+            Err(error) => {
+                tracing::warn!(EDGE_STEP = "report", EDGE_REASON = %Chain(&error), "report is refused, ignoring");
+                return Some(REPORT_S);
+            }
+        };
         // The daemon may have gone; then nobody needs to know.
         let _ = self.words.send(Word::Contact(self.clock.unix())).await;
-        Some(answer.next_report_s.clamp(1, 3600))
+        Some(next)
     }
 }
 

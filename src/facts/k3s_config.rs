@@ -58,7 +58,7 @@ pub fn parse_layer(text: &str) -> Result<Layer, ConfigParseError> {
     let value: serde_json::Value =
         serde_saphyr::from_str(text).map_err(|error| ConfigParseError::Yaml(place(&error)))?;
     let serde_json::Value::Object(map) = value else { return Err(ConfigParseError::NotAMapping) };
-    Ok(map.into_iter().map(|(key, value)| redacted(key, texts(&value))).collect())
+    Ok(map.into_iter().map(|(key, value)| redacted(long_name(key), texts(&value))).collect())
 }
 
 impl Effective {
@@ -125,6 +125,22 @@ fn shown_entry(key: &str, values: &[String]) -> String {
     }
 }
 
+/// k3s takes one-letter names as well (k3s: pkg/cli/cmds/server.go, agent.go).
+fn long_name(key: String) -> String {
+    let (name, append) = key.strip_suffix('+').map_or((key.as_str(), ""), |name| (name, "+"));
+    let long = match name {
+        "c" => "config",
+        "d" => "data-dir",
+        "i" => "node-ip",
+        "l" => "log",
+        "o" => "write-kubeconfig",
+        "s" => "server",
+        "t" => "token",
+        _ => return key,
+    };
+    format!("{long}{append}")
+}
+
 fn redacted(key: String, values: Vec<String>) -> (String, Vec<String>) {
     if !SECRET_KEYS.contains(&key.trim_end_matches('+')) {
         return (key, values);
@@ -167,6 +183,14 @@ mod tests {
         let mut config = Effective::default();
         config.merge("etcd-s3-secret-key: canary\ntoken+: canary\n").unwrap();
         assert!(!format!("{config:?}{}", config.shown()).contains("canary"));
+    }
+
+    #[test]
+    fn one_letter_names_are_the_long_ones() {
+        let mut config = Effective::default();
+        config.merge("t: canary\ni+: 10.0.0.4\nv: 2\n").unwrap();
+        assert!(config.first("token").unwrap().starts_with("sha256:"));
+        assert_eq!((config.first("node-ip"), config.first("v")), (Some("10.0.0.4"), Some("2")));
     }
 
     #[test]

@@ -28,6 +28,8 @@ const ENVIRONMENT_FILES: [&str; 6] = [
     "/etc/systemd/system/k3s.service.env",
     "/etc/systemd/system/k3s-agent.service.env",
 ];
+/// Programs that k3s answers to under these names, where nobody else has them.
+const TOOLS: [&str; 3] = ["kubectl", "crictl", "ctr"];
 const WANTS: &str = "/etc/systemd/system/multi-user.target.wants";
 
 /// How much of a file may be shown.
@@ -58,13 +60,25 @@ pub fn observe(root: &Root, generation: Option<u64>) -> BTreeMap<String, FileFac
         );
     }
     paths.push((CNI_LOOPBACK.to_owned(), Show::Text));
-    paths.into_iter().filter_map(|(path, show)| Some((path.clone(), file(root, &path, show)?))).collect()
+    let files = paths.into_iter().filter_map(|(path, show)| Some((path.clone(), file(root, &path, show)?)));
+    files.chain(tools(root)).collect()
+}
+
+/// Programs of others under the names of our links: noted as there, never read.
+fn tools(root: &Root) -> Vec<(String, FileFact)> {
+    let places = ["/usr/local/bin", "/usr/bin"];
+    let paths = places.iter().flat_map(|place| TOOLS.map(|name| format!("{place}/{name}")));
+    let is_link_of_ours = |path: &String| path.starts_with("/usr/local/") && root.read_link(path).ok().flatten().is_some();
+    paths
+        .filter(|path| root.exists(path) && !is_link_of_ours(path))
+        .map(|path| (path, FileFact { mode: 0, size: 0, sha256: String::new(), text: None }))
+        .collect()
 }
 
 /// Symbolic links that we own, by path, with their target.
 #[must_use]
 pub fn links(root: &Root) -> BTreeMap<String, String> {
-    let tools = ["kubectl", "crictl", "ctr"].map(|name| format!("/usr/local/bin/{name}"));
+    let tools = TOOLS.map(|name| format!("/usr/local/bin/{name}"));
     let wants = ["k3s", "k3s-agent", "containerd"].map(|unit| format!("{WANTS}/{unit}.service"));
     let paths = tools.into_iter().chain(wants).chain([K3S_LINK.to_owned()]);
     paths.filter_map(|path| Some((path.clone(), root.read_link(&path).ok()??))).collect()

@@ -9,7 +9,7 @@
 use toml::{Table, Value};
 
 use super::Inputs;
-use super::item::PlannedFile;
+use super::item::{PlannedFile, PlannedRemoval};
 use super::refusal::{Refusal, WaitingOn};
 use crate::facts::system::CgroupVersion;
 use crate::paths;
@@ -116,6 +116,32 @@ pub(super) fn files(duty: &Duty, decision: &Decision) -> Vec<PlannedFile> {
     ];
     files.extend(duty.runtime.mirrors.iter().map(hosts_file));
     files
+}
+
+/// `hosts.toml` files of ours whose registry is not named any more.
+pub(super) fn removals(inputs: Inputs<'_>, duty: &Duty) -> Vec<PlannedRemoval> {
+    let wanted: Vec<String> = duty.runtime.mirrors.iter().map(|mirror| hosts_path(mirror.registry.as_str())).collect();
+    let ours = |text: &Option<String>| text.as_ref().is_some_and(|text| text.starts_with(MARK));
+    let files = inputs.facts.runtime.files.iter();
+    files
+        .filter(|(path, file)| path.starts_with(paths::CONTAINERD_CERTS) && ours(&file.text) && !wanted.contains(path))
+        .map(|(path, _)| PlannedRemoval { path: path.clone(), reason: "the assignment names no mirrors of it".to_owned() })
+        .collect()
+}
+
+/// containerd takes the first network by name; one of others may be before ours.
+pub(super) fn foreign_network(inputs: Inputs<'_>) -> Option<String> {
+    let ours = paths::CNI_LOOPBACK.rsplit('/').next()?;
+    let files = inputs.facts.runtime.cni_files.known()?;
+    let first = files.iter().find(|name| name.as_str() < ours)?;
+    Some(format!("{}: {first} comes before our loopback network, so containerd takes that one; it is left alone", paths::CNI_DIR))
+}
+
+/// First words of a `hosts.toml` of ours.
+const MARK: &str = "# Written by edge-bootstrap";
+
+fn hosts_path(registry: &str) -> String {
+    format!("{}/{registry}/hosts.toml", paths::CONTAINERD_CERTS)
 }
 
 /// `cniVersion` stays below 1.1.0: from there on containerd runs the plugin
@@ -243,14 +269,13 @@ fn cni_3(decision: &Decision) -> Table {
 fn hosts_file(mirror: &Mirror) -> PlannedFile {
     let registry = mirror.registry.as_str();
     let server = if registry == "docker.io" { "registry-1.docker.io" } else { registry };
-    let mut out = format!("# Written by edge-bootstrap.\nserver = {}\n", text(&format!("https://{server}")));
+    let mut out = format!("{MARK}.\nserver = {}\n", text(&format!("https://{server}")));
     for endpoint in &mirror.endpoints {
         out += &format!("\n[host.{}]\ncapabilities = [\"pull\", \"resolve\"]\n", text(endpoint.as_str()));
         // Read by containerd 2.0.7 and newer, ignored by older ones.
         out += "dial_timeout = \"1s\"\n";
     }
-    let path = format!("{}/{registry}/hosts.toml", paths::CONTAINERD_CERTS);
-    PlannedFile::public(path, out, format!("mirrors of {registry}, with the registry itself as fall-back"))
+    PlannedFile::public(hosts_path(registry), out, format!("mirrors of {registry}, with the registry itself as fall-back"))
 }
 
 #[cfg(test)]

@@ -7,31 +7,35 @@
 
 /// Keys that k3s's agent does not know; one of them in an agent's file ends
 /// it at once (k3s-io/k3s-ansible#270, k3s#6756).
-pub const SERVER_ONLY: [&str; 65] = [
-    "advertise-address", "advertise-port", "agent-token", "agent-token-file", "cluster-cidr", "cluster-dns",
-    "cluster-domain", "cluster-init", "cluster-reset", "cluster-reset-restore-path", "datastore-cafile",
-    "datastore-certfile", "datastore-endpoint", "datastore-keyfile", "default-local-storage-path", "disable",
-    "disable-apiserver", "disable-cloud-controller", "disable-controller-manager", "disable-etcd",
-    "disable-helm-controller", "disable-kube-proxy", "disable-network-policy", "disable-scheduler",
-    "egress-selector-mode", "embedded-registry", "etcd-arg", "etcd-disable-snapshots", "etcd-expose-metrics",
-    "etcd-s3", "etcd-s3-access-key", "etcd-s3-bucket", "etcd-s3-bucket-lookup-type", "etcd-s3-config-secret",
+pub const SERVER_ONLY: [&str; 79] = [
+    "advertise-address", "advertise-port", "agent-token", "agent-token-file", "apiserver-bind-address",
+    "apiserver-port", "cluster-cidr", "cluster-dns", "cluster-domain", "cluster-init", "cluster-reset",
+    "cluster-reset-restore-path", "datastore-cafile", "datastore-certfile", "datastore-endpoint",
+    "datastore-keyfile", "default-local-storage-path", "disable", "disable-agent", "disable-apiserver",
+    "disable-cloud-controller", "disable-controller-manager", "disable-etcd", "disable-helm-controller",
+    "disable-kube-proxy", "disable-network-policy", "disable-scheduler", "egress-selector-mode",
+    "embedded-registry", "etcd-arg", "etcd-disable-snapshots", "etcd-expose-metrics", "etcd-s3",
+    "etcd-s3-access-key", "etcd-s3-bucket", "etcd-s3-bucket-lookup-type", "etcd-s3-config-secret",
     "etcd-s3-endpoint", "etcd-s3-endpoint-ca", "etcd-s3-folder", "etcd-s3-insecure", "etcd-s3-proxy",
     "etcd-s3-region", "etcd-s3-retention", "etcd-s3-secret-key", "etcd-s3-session-token",
     "etcd-s3-skip-ssl-verify", "etcd-s3-timeout", "etcd-snapshot-compress", "etcd-snapshot-dir",
     "etcd-snapshot-name", "etcd-snapshot-reconcile-interval", "etcd-snapshot-retention",
     "etcd-snapshot-schedule-cron", "flannel-backend", "flannel-external-ip", "flannel-ipv6-masq",
-    "helm-job-image", "https-listen-port", "kube-apiserver-arg", "kube-cloud-controller-manager-arg",
-    "kube-controller-manager-arg", "kube-scheduler-arg", "secrets-encryption", "service-cidr",
-    "service-node-port-range", "supervisor-metrics", "tls-san",
+    "helm-job-image", "https-listen-port", "kine-tls", "kube-apiserver-arg", "kube-cloud-controller-arg",
+    "kube-cloud-controller-manager-arg", "kube-controller-arg", "kube-controller-manager-arg",
+    "kube-scheduler-arg", "secrets-encryption", "secrets-encryption-provider", "service-cidr",
+    "service-node-port-range", "servicelb-namespace", "supervisor-metrics", "supervisor-port",
+    "system-default-registry", "tls-san", "tls-san-security", "write-kubeconfig", "write-kubeconfig-group",
+    "write-kubeconfig-mode",
 ];
 
 /// Keys that an assignment may set in `k3s.config` on any host.
-pub const FREE: [&str; 20] = [
+pub const FREE: [&str; 19] = [
     "cluster-dns", "cluster-domain", "debug", "etcd-arg", "etcd-expose-metrics", "etcd-snapshot-compress",
     "etcd-snapshot-name", "kube-apiserver-arg", "kube-controller-manager-arg", "kube-scheduler-arg",
     "kubelet-arg", "node-external-ip", "protect-kernel-defaults", "secrets-encryption",
     "secrets-encryption-provider", "service-node-port-range", "supervisor-metrics", "system-default-registry",
-    "v", "egress-selector-mode",
+    "egress-selector-mode",
 ];
 
 /// Keys that name paths or programs: only with the host's `allow-keys`.
@@ -42,16 +46,17 @@ pub const NEED_PERMISSION: [&str; 11] = [
 ];
 
 /// Keys whose change matters only at the next start and never restarts a
-/// running k3s (invariant 10).
-pub const NEXT_START: [&str; 6] =
-    ["agent-token-file", "cluster-init", "server", "token", "token-file", "agent-token"];
+/// running k3s (invariant 10). Taints are read at a node's first registration only.
+pub const NEXT_START: [&str; 7] =
+    ["agent-token", "agent-token-file", "cluster-init", "node-taint", "server", "token", "token-file"];
 
 /// Keys that an operator's drop-in must not set, because each of them breaks an
 /// invariant of identity or membership.
-pub const GUARDED: [&str; 19] = [
-    "agent-token", "agent-token-file", "cluster-cidr", "cluster-init", "cluster-reset", "config",
-    "container-runtime-endpoint", "data-dir", "datastore-endpoint", "disable-etcd", "docker",
-    "flannel-backend", "node-ip", "node-name", "server", "service-cidr", "token", "token-file", "with-node-id",
+pub const GUARDED: [&str; 20] = [
+    "agent-token", "agent-token-file", "cluster-cidr", "cluster-init", "cluster-reset",
+    "cluster-reset-restore-path", "config", "container-runtime-endpoint", "data-dir",
+    "datastore-endpoint", "disable-etcd", "docker", "flannel-backend", "node-ip", "node-name",
+    "server", "service-cidr", "token", "token-file", "with-node-id",
 ];
 
 /// Whether only a server knows `key`.

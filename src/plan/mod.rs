@@ -127,13 +127,19 @@ fn node_plan(inputs: Inputs<'_>, duty: &Duty) -> Result<Plan, WaitingOn> {
         hostname: hostname(inputs, duty),
         artifacts: artifact.wanted().into_iter().collect(),
         links: node::links(&artifact, inputs),
-        removals: units::removals(inputs, duty),
+        removals: removals(inputs, duty),
         notes: notes(inputs, &runtime),
         identity: Some(identity),
         generation: Some(generation),
         files,
         units,
     })
+}
+
+fn removals(inputs: Inputs<'_>, duty: &Duty) -> Vec<PlannedRemoval> {
+    let mut removals = units::removals(inputs, duty);
+    removals.extend(containerd::removals(inputs, duty));
+    removals
 }
 
 /// The pinned identity, when there is one.
@@ -225,6 +231,7 @@ fn notes(inputs: Inputs<'_>, runtime: &containerd::Decision) -> Vec<String> {
     let mut notes: Vec<String> =
         ignored.map(|field| format!("assignment field `{field}` is unknown to this version, ignoring")).collect();
     notes.extend(runtime.notes.iter().cloned());
+    notes.extend(containerd::foreign_network(inputs));
     notes
 }
 

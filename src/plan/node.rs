@@ -114,7 +114,8 @@ pub(super) fn files(inputs: Inputs<'_>, duty: &Duty) -> Vec<PlannedFile> {
 }
 
 /// `k3s` leads to the store; `kubectl`, `crictl` and `ctr` to `k3s`, where
-/// nobody else has them.
+/// nobody else has them (k3s: install.sh create_symlinks): containerd's package
+/// brings a `ctr` that knows its socket.
 pub(super) fn links(binary: &Binary, inputs: Inputs<'_>) -> Vec<PlannedLink> {
     let link = |path: &str, target: &str, reason: &str| PlannedLink {
         path: path.to_owned(),
@@ -127,7 +128,9 @@ pub(super) fn links(binary: &Binary, inputs: Inputs<'_>) -> Vec<PlannedLink> {
     }
     for tool in ["kubectl", "crictl", "ctr"] {
         let path = format!("/usr/local/bin/{tool}");
-        let taken = inputs.facts.runtime.files.contains_key(&path)
+        let files = &inputs.facts.runtime.files;
+        let taken = files.contains_key(&path)
+            || files.contains_key(&format!("/usr/bin/{tool}"))
             || inputs.facts.runtime.links.get(&path).is_some_and(|target| target != "k3s");
         if !taken {
             links.push(link(&path, "k3s", "k3s answers to this name"));

@@ -59,6 +59,21 @@ impl WaitingOn {
         }
     }
 
+    /// Code, reason and next step.
+    #[must_use]
+    pub fn words(&self) -> Refusal {
+        let next = match self {
+            Self::Refused(refusal) => return refusal.clone(),
+            Self::FirstServer => "nothing here; look at the first server of the site",
+            Self::InitLease => "nothing here; it goes on when the central service answers",
+            Self::Server => "nothing here; it goes on when a server of the site is up",
+            Self::Containerd(_) | Self::K3s(_) => "then it goes on by itself",
+        };
+        let text = self.to_string();
+        let reason = text.split_once(": ").map_or(text.as_str(), |(_, reason)| reason);
+        Refusal::new(&self.code(), reason, next)
+    }
+
     /// Whether k3s must not start while this lasts: starting could form a
     /// second cluster. Everything else leaves the generation in force alone.
     #[must_use]

@@ -96,9 +96,20 @@ fn k3s_restart(inputs: Inputs<'_>, duty: &Duty, planned: &Effective, binary: Opt
     if !changed.is_empty() {
         return Some(format!("changed: {}", changed.join(", ")));
     }
-    let runs = k3s.started_binary.known().and_then(Option::as_deref)?;
-    let wanted = binary.filter(|binary| *binary != runs)?;
-    Some(format!("runs {runs}, wanted {wanted}"))
+    other_binary(inputs, duty, binary?)
+}
+
+/// Only a record of the start tells what runs; a record without a link's target
+/// is that of a file which a person put in the link's place.
+fn other_binary(inputs: Inputs<'_>, duty: &Duty, wanted: &str) -> Option<String> {
+    let k3s = &inputs.facts.runtime.k3s;
+    k3s.started_with.known()?.as_ref()?;
+    let by_hand = || k3s.version.known().and_then(Option::as_deref).filter(|found| *found != duty.k3s.version.as_str());
+    match k3s.started_binary.known()?.as_deref() {
+        Some(runs) if runs == wanted => None,
+        Some(runs) => Some(format!("runs {runs}, wanted {wanted}")),
+        None => by_hand().map(|found| format!("runs {found}, installed by hand; wanted {wanted}")),
+    }
 }
 
 /// Keys whose effective value differs and matters to a running k3s.

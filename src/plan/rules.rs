@@ -19,6 +19,7 @@ use crate::role::{Duty, Role};
 pub(super) fn before_planning(inputs: Inputs<'_>, duty: &Duty) -> Result<(), Refusal> {
     let refusals = [
         keeps_identity(inputs, duty),
+        datastore_is_of_this_epoch(inputs, duty),
         local_ip_agrees(inputs, duty),
         cidrs_are_free(inputs.facts, duty),
     ];
@@ -50,6 +51,19 @@ fn keeps_identity(inputs: Inputs<'_>, duty: &Duty) -> Option<Refusal> {
     })
 }
 
+/// A datastore of another life of the cluster is never started as this one (invariant 4).
+fn datastore_is_of_this_epoch(inputs: Inputs<'_>, duty: &Duty) -> Option<Refusal> {
+    let present = inputs.facts.runtime.k3s.has_datastore.known() == Some(&true);
+    let pinned = pinned(inputs.facts).filter(|_| present && duty.role == Role::Server)?;
+    (pinned.epoch != duty.cluster.epoch).then(|| {
+        Refusal::new(
+            "EB-datastore-epoch",
+            format!("the datastore on this host is of epoch {}, the assignment of epoch {}", pinned.epoch, duty.cluster.epoch),
+            "keep a copy of /var/lib/rancher/k3s/server/db and move it away, or put the epoch back at the central service",
+        )
+    })
+}
+
 /// A local `ip` that disagrees is refused before the first start.
 fn local_ip_agrees(inputs: Inputs<'_>, duty: &Duty) -> Option<Refusal> {
     let local = inputs.local.ip.filter(|local| *local != duty.node.ip)?;
@@ -70,9 +84,26 @@ pub fn cidrs_are_free(facts: &HostFacts, duty: &Duty) -> Option<Refusal> {
     if running || pinned(facts).is_some_and(|pinned| pinned.joined.is_some()) {
         return None;
     }
-    [("cluster_cidr", &duty.cluster.cluster_cidr), ("service_cidr", &duty.cluster.service_cidr)]
+    let cluster = &duty.cluster;
+    [("cluster_cidr", &cluster.cluster_cidr), ("service_cidr", &cluster.service_cidr)]
         .into_iter()
-        .find_map(|(what, text)| collision(facts, what, text))
+        .find_map(|(what, text)| collision(facts, what, text).or_else(|| holds_the_node(duty, what, text)))
+        .or_else(|| overlap(&cluster.cluster_cidr, &cluster.service_cidr))
+}
+
+/// The node's own address, which need not be on an interface yet.
+fn holds_the_node(duty: &Duty, what: &str, text: &str) -> Option<Refusal> {
+    let cidr: Cidr = text.parse().ok()?;
+    cidr.contains(duty.node.ip).then(|| cidr_refused(format!("{what} {text} holds the node IP {}", duty.node.ip)))
+}
+
+fn overlap(pods: &str, services: &str) -> Option<Refusal> {
+    let both: (Cidr, Cidr) = (pods.parse().ok()?, services.parse().ok()?);
+    both.0.overlaps(&both.1).then(|| cidr_refused(format!("cluster_cidr {pods} and service_cidr {services} overlap")))
+}
+
+fn cidr_refused(reason: String) -> Refusal {
+    Refusal::new("EB-cidr-collision", reason, "choose another network for the site before its first start")
 }
 
 fn collision(facts: &HostFacts, what: &str, text: &str) -> Option<Refusal> {
@@ -82,11 +113,7 @@ fn collision(facts: &HostFacts, what: &str, text: &str) -> Option<Refusal> {
     let routes = facts.network.routes.known().into_iter().flatten();
     let routes = routes.filter(|route| route.destination.prefix > 0).map(|route| (route.destination, route.interface.clone()));
     let (taken, interface) = addresses.chain(routes).find(|(taken, _)| taken.overlaps(&cidr))?;
-    Some(Refusal::new(
-        "EB-cidr-collision",
-        format!("{what} {text} collides with {taken} on {interface}"),
-        "choose another network for the site before its first start",
-    ))
+    Some(cidr_refused(format!("{what} {text} collides with {taken} on {interface}")))
 }
 
 /// The configuration carries the pinned name and address (invariant 1).

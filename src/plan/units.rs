@@ -141,14 +141,15 @@ WantedBy=multi-user.target
 
 /// Only exit 1 refuses: a missing, torn, crashing, hanging or killed gate lets
 /// the unit start. `timeout` covers a binary that hangs before its own alarm.
-fn gate(before: &str) -> String {
+/// What the shell checks itself comes after, so that a gate that works can say why.
+fn gate(after: &str) -> String {
     format!(
-        "ExecStartPre=/bin/sh -c '{before}timeout -s KILL 10 /usr/bin/edge-bootstrap gate --unit %n; test $$? -ne 1'"
+        "ExecStartPre=/bin/sh -c 'timeout -s KILL 10 /usr/bin/edge-bootstrap gate --unit %n; test $$? -ne 1{after}'"
     )
 }
 
 fn k3s_drop_in() -> String {
-    let gate = gate("test -s /etc/rancher/k3s/config.yaml || exit 1; ");
+    let gate = gate(" && test -s /etc/rancher/k3s/config.yaml");
     format!(
         "{UNIT_MARK}.
 [Unit]

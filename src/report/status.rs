@@ -301,17 +301,7 @@ impl Status {
 
 impl From<&WaitingOn> for Waiting {
     fn from(waiting: &WaitingOn) -> Self {
-        let next = match waiting {
-            WaitingOn::Refused(refusal) => return refusal.into(),
-            WaitingOn::FirstServer => "nothing here; look at the first server of the site",
-            WaitingOn::InitLease => "nothing here; it goes on when the central service answers",
-            WaitingOn::Server => "nothing here; it goes on when a server of the site is up",
-            WaitingOn::Containerd(_) | WaitingOn::K3s(_) => "then it goes on by itself",
-        };
-        let text = waiting.to_string();
-        let code = waiting.code();
-        let reason = text.strip_prefix(&code).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(&text);
-        Self { reason: reason.to_owned(), next: next.to_owned(), code }
+        (&waiting.words()).into()
     }
 }
 

@@ -40,8 +40,13 @@ impl std::error::Error for AssignmentErrors {}
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum AssignmentError {
     /// Not JSON of the right shape.
-    #[error("not an assignment: {0}")]
-    Shape(String),
+    #[error("not an assignment: line {line}, column {column} is not what belongs there")]
+    Shape {
+        /// Line, from 1. serde's own words would quote the text, which may be a token.
+        line: usize,
+        /// Column, from 1.
+        column: usize,
+    },
     /// Another schema: the last good assignment stays in force.
     #[error("schema {0} is unknown to this version; upgrade edge-bootstrap")]
     Schema(u32),
@@ -72,7 +77,7 @@ pub enum AssignmentError {
 /// All errors of the payload at once.
 pub fn parse_payload(bytes: &[u8]) -> Result<Assignment, AssignmentErrors> {
     let payload: wire::Payload = serde_json::from_slice(bytes)
-        .map_err(|error| AssignmentErrors(vec![AssignmentError::Shape(error.to_string())]))?;
+        .map_err(|error| AssignmentErrors(vec![AssignmentError::Shape { line: error.line(), column: error.column() }]))?;
     validate(&payload, sha256_hex(bytes))
 }
 

@@ -193,6 +193,8 @@ impl Root {
             return Ok(());
         }
         fs::DirBuilder::new().recursive(true).mode(mode).create(&real).map_err(failed)?;
+        // The umask of a hardened unit would narrow it.
+        fs::set_permissions(&real, fs::Permissions::from_mode(mode)).map_err(failed)?;
         if let Some(parent) = real.parent() {
             sync_path(parent).map_err(failed)?;
         }

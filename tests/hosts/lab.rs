@@ -164,3 +164,19 @@ fn a_host_for_a_kubelet_has_limits_and_own_kernel_settings() {
     let tree = if host.sh("stat -fc %T /sys/fs/cgroup").unwrap() == "cgroup2fs" { "" } else { "/memory" };
     host.sh(&format!("mkdir /sys/fs/cgroup{tree}/limited && rmdir /sys/fs/cgroup{tree}/limited")).unwrap();
 }
+
+#[test]
+fn a_power_cut_at_any_moment_of_a_boot_leaves_a_host_that_boots() {
+    let lab = Lab::open("moments").unwrap();
+    let host = lab.host(HostSpec::new("n1", Suite::Trixie)).unwrap();
+    for moment in [0, 20, 50, 100, 200, 400, 800] {
+        host.boot_no_wait().unwrap();
+        // The moment is what is tested; nothing is awaited.
+        std::thread::sleep(Duration::from_millis(moment));
+        host.cut().unwrap();
+        assert!(!host.is_on());
+    }
+    host.boot_no_wait().unwrap();
+    host.kill().unwrap();
+    host.boot().unwrap();
+}

@@ -3,5 +3,8 @@
 //! Needs root; a run as somebody else fails and says so.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may stop at the first surprise")]
 
+mod campaign;
+mod gate;
+mod hand;
 mod lab;
 mod line;

@@ -99,6 +99,27 @@ impl Disk {
         Ok(())
     }
 
+    /// Puts a copy of the image beside it; holes stay holes.
+    pub(crate) fn keep(&self) -> Result<()> {
+        self.wait_unused()?;
+        self.copy(&self.image(), &self.kept())
+    }
+
+    /// Makes the image what it was at [`Disk::keep`].
+    pub(crate) fn put_back(&self) -> Result<()> {
+        self.wait_unused()?;
+        self.copy(&self.kept(), &self.image())
+    }
+
+    fn copy(&self, from: &str, to: &str) -> Result<()> {
+        run(&["cp", "--sparse=always", "--reflink=auto", from, to])?;
+        Ok(())
+    }
+
+    fn kept(&self) -> String {
+        self.dir.join("kept.img").display().to_string()
+    }
+
     fn image(&self) -> String {
         self.dir.join("disk.img").display().to_string()
     }

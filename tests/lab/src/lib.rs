@@ -16,6 +16,7 @@ use std::path::Path;
 pub mod canary;
 pub mod central;
 pub mod cmd;
+pub mod demo;
 pub mod machine;
 pub mod net;
 pub mod programs;

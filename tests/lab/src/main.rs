@@ -1,5 +1,5 @@
 //! The lab by hand: builds what later runs take from the cache, and opens a
-//! host to look around in. The demo of the whole line has its own program.
+//! host to look around in, and runs the demo.
 
 use std::process::{Command, ExitCode};
 
@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 use edge_lab::{HostSpec, Lab, Suite, root, say};
 
 const USAGE: &str = "usage: edge-lab prepare [SUITE...]   install missing programs, build base images (default: all)
+       edge-lab demo                 three bare hosts become steady, before and after a power cut
        edge-lab shell [SUITE]        boot a host and open a shell in it; it is gone afterwards (default: trixie)";
 
 fn main() -> ExitCode {
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
 fn run(words: &[&str]) -> Result<()> {
     match words {
         ["prepare", names @ ..] => prepare(names),
+        ["demo"] => edge_lab::demo::run(),
         ["shell"] => shell(Suite::Trixie),
         ["shell", name] => shell(suite(name)?),
         _ => bail!("{USAGE}"),

@@ -104,12 +104,14 @@ fn make_package(profile: Profile, features: &str) -> Result<PathBuf> {
     let suffix = if features.is_empty() { String::new() } else { format!("-{}", features.replace(',', "-")) };
     let output = root::home().join("packages").join(format!("{}{suffix}", profile.directory()));
     std::fs::create_dir_all(&output)?;
-    let file = output.join(format!("edge-bootstrap-{}.deb", std::process::id()));
+    remove_of_dead(&output);
+    let file = output.join(format!("{}.deb", std::process::id()));
     let manifest = workspace().join("Cargo.toml").display().to_string();
     let argv = [
         tool.as_str(),
         "--no-build",
-        "--no-strip",
+        "--strip",
+        "--fast",
         profile.flag(),
         "--manifest-path",
         &manifest,
@@ -120,6 +122,17 @@ fn make_package(profile: Profile, features: &str) -> Result<PathBuf> {
     let made = Cmd::new(&argv).env("CARGO_TARGET_DIR", &target).run()?;
     made.ok().context("cargo-deb cannot make the package")?;
     Ok(file)
+}
+
+/// Packages are called by the process that made them, so that runs beside each
+/// other do not change each other's; those of ended runs are removed.
+fn remove_of_dead(dir: &Path) {
+    for name in crate::entries(dir) {
+        let pid = name.trim_end_matches(".deb");
+        if !Path::new("/proc").join(pid).exists() {
+            std::fs::remove_file(dir.join(&name)).ok();
+        }
+    }
 }
 
 /// cargo-deb itself; installed on first use, kept outside the tree.

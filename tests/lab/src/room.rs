@@ -82,7 +82,8 @@ impl Room {
     /// # Errors
     /// Its disk cannot be made.
     pub fn bare(&self, name: &str, suite: Suite) -> Result<Host> {
-        let spec = if self.k3s.real { HostSpec::with_kubelet(name, suite) } else { HostSpec::new(name, suite) };
+        let spec =
+            if self.k3s.real { HostSpec::with_kubelet(name, suite) } else { HostSpec::new(name, suite) };
         self.lab.host(spec)
     }
 

@@ -103,10 +103,11 @@ pub fn prepare() -> Result<()> {
 /// # Errors
 /// apt fails, or there is no apt; the message names what is missing.
 pub fn install_missing(tools: &[(&str, &str)]) -> Result<()> {
+    if missing(tools).is_empty() {
+        return Ok(());
+    }
     let _one_at_a_time = lock("apt")?;
-    let mut missing: Vec<&str> =
-        tools.iter().filter(|(program, _)| !have(program)).map(|(_, package)| *package).collect();
-    missing.dedup();
+    let missing = missing(tools);
     if missing.is_empty() {
         return Ok(());
     }
@@ -115,6 +116,13 @@ pub fn install_missing(tools: &[(&str, &str)]) -> Result<()> {
     let mut install = vec!["install", "-y", "--no-install-recommends"];
     install.extend(&missing);
     apt(&install).with_context(|| format!("the lab needs these packages: {}", missing.join(" ")))
+}
+
+fn missing<'a>(tools: &[(&str, &'a str)]) -> Vec<&'a str> {
+    let mut packages: Vec<&str> =
+        tools.iter().filter(|(program, _)| !have(program)).map(|(_, package)| *package).collect();
+    packages.dedup();
+    packages
 }
 
 fn apt(words: &[&str]) -> Result<()> {

@@ -34,6 +34,9 @@ pub(super) struct Serve {
     report_seconds: u64,
 }
 
+/// How long the database may take to fold in its log at the end.
+const CLOSE: std::time::Duration = std::time::Duration::from_secs(2);
+
 pub(super) async fn run(context: &Context, command: Serve) -> anyhow::Result<()> {
     let options = Options {
         data: context.data.clone(),
@@ -52,7 +55,9 @@ pub(super) async fn run(context: &Context, command: Serve) -> anyhow::Result<()>
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-    store.close().await;
+    // Tasks that still run keep their connections; SQLite recovers its WAL at the
+    // next start as well as it folds it in now.
+    let _ = tokio::time::timeout(CLOSE, store.close()).await;
     Ok(())
 }
 

@@ -64,10 +64,33 @@ impl Host {
     /// # Errors
     /// The host is on, or the script's exit code is not 0.
     pub fn edit(&self, script: &str) -> Result<String> {
+        self.refuse_while_on()?;
+        self.disk.edit(script, &[])?.ok()
+    }
+
+    /// Keeps a copy of the disk as it is now, for [`Host::put_disk_back`].
+    ///
+    /// # Errors
+    /// The host is on, or the machine's own disk is full.
+    pub fn keep_disk(&self) -> Result<()> {
+        self.refuse_while_on()?;
+        self.disk.keep()
+    }
+
+    /// Makes the disk what it was at [`Host::keep_disk`]: another host of the same make.
+    ///
+    /// # Errors
+    /// The host is on, or nothing was kept.
+    pub fn put_disk_back(&self) -> Result<()> {
+        self.refuse_while_on()?;
+        self.disk.put_back()
+    }
+
+    fn refuse_while_on(&self) -> Result<()> {
         if self.is_on() {
             bail!("{} is on: its disk can be edited only while it is off", self.name());
         }
-        self.disk.edit(script, &[])?.ok()
+        Ok(())
     }
 
     fn at_root(&self, script: &str, input: &[u8]) -> Result<String> {

@@ -112,7 +112,12 @@ impl Host {
     /// # Errors
     /// The host is off, or does not die.
     pub fn cut(&self) -> Result<()> {
-        let pid = self.supervisor_pid().with_context(|| format!("{} is off already", self.name()))?;
+        let pid = wait_until(Duration::from_secs(10), "the host's disk is mounted", || {
+            if !self.is_on() {
+                bail!("{} is off already", self.name());
+            }
+            Ok(self.supervisor_pid())
+        })?;
         self.disk.stop(pid)?;
         self.bury()
     }
@@ -188,14 +193,15 @@ impl Host {
         self.is_on().then_some(pid)
     }
 
-    /// Ends all processes and waits for the supervisor.
+    /// Ends the supervisor, so that nothing new starts, and then all the rest.
     fn bury(&self) -> Result<()> {
-        self.group.kill()?;
         let child = self.supervisor.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(mut child) = child {
+            // It may have ended by itself.
+            child.kill().ok();
             child.wait()?;
         }
-        Ok(())
+        self.group.kill()
     }
 
     fn console_tail(&self) -> String {

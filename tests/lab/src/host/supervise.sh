@@ -5,9 +5,10 @@
 # directories), and systemd-nspawn's arguments.
 set -eu
 echo 0 >"$KEEPER/cgroup.procs"
-echo $$ >"$DIR/supervisor.pid"
 mount -o loop "$DIR/disk.img" "$DIR/disk"
 mount -t overlay overlay -o "lowerdir=$ROOT,upperdir=$DIR/disk/up,workdir=$DIR/disk/work" "$DIR/root"
+# From now on a power cut finds the disk.
+echo $$ >"$DIR/supervisor.pid"
 # 133: the host asked for a reboot.
 rc=133
 while [ "$rc" = 133 ]; do

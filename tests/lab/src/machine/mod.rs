@@ -178,6 +178,19 @@ impl Machine {
             .ok()
     }
 
+    /// Installs a Debian package: puts it on the disk while the machine is off,
+    /// boots, and has dpkg install it.
+    ///
+    /// # Errors
+    /// The machine is on, does not boot, or dpkg refuses the package.
+    pub fn boot_and_install(&self, package: &Path) -> Result<()> {
+        let bytes = fs::read(package).with_context(|| format!("cannot read {}", package.display()))?;
+        self.edit("cat >./root/package.deb", &bytes)?;
+        self.boot()?;
+        self.sh("dpkg -i /root/package.deb && rm /root/package.deb")?;
+        Ok(())
+    }
+
     /// The power goes.
     ///
     /// # Errors

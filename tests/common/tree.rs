@@ -1,0 +1,175 @@
+//! A directory tree that stands for a host on which plans are carried out.
+//!
+//! Observed by the program's own `observe`; what a gate, a download and systemd
+//! would leave behind is put there by [`TestHost::carry_out`].
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use edge_bootstrap::boot::Agent;
+use edge_bootstrap::facts::runtime::{Joined, StartRecord, Unit};
+use edge_bootstrap::facts::{Fact, HostFacts};
+use edge_bootstrap::plan::{Local, Plan, Wanted};
+use edge_bootstrap::sys::{Clock, Root, atomic, statefile};
+use edge_bootstrap::wire::secret::sha256_hex;
+use edge_bootstrap::{observe, paths};
+
+/// Below these every file is for root only, as on a real host: git keeps no such modes.
+const PRIVATE: [&str; 3] = ["var/lib/edge-bootstrap/", "etc/rancher/k3s/", "etc/edge-bootstrap/"];
+
+pub struct TestHost {
+    directory: tempfile::TempDir,
+    units: BTreeMap<String, Fact<Unit>>,
+}
+
+impl TestHost {
+    /// An empty root; containerd runs, as its package leaves it.
+    pub fn new() -> Self {
+        let mut host = Self { directory: tempfile::tempdir().unwrap(), units: BTreeMap::new() };
+        host.set_unit("containerd", "active enabled");
+        host
+    }
+
+    pub fn root(&self) -> Root {
+        Root::new(self.directory.path())
+    }
+
+    /// Puts the files and links of `tree` over what is there.
+    pub fn overlay(&self, tree: &Path) {
+        for (name, path) in files_below(tree) {
+            let to = self.directory.path().join(&name);
+            std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+            let _ = std::fs::remove_file(&to);
+            if let Ok(target) = std::fs::read_link(&path) {
+                std::os::unix::fs::symlink(target, &to).unwrap();
+                continue;
+            }
+            std::fs::copy(&path, &to).unwrap();
+            let mode = if PRIVATE.iter().any(|place| name.starts_with(place)) { 0o600 } else { 0o644 };
+            std::fs::set_permissions(&to, std::fs::Permissions::from_mode(mode)).unwrap();
+        }
+    }
+
+    pub fn remove(&self, path: &str) {
+        let real = self.root().path(path);
+        if real.is_dir() { std::fs::remove_dir_all(real) } else { std::fs::remove_file(real) }.unwrap();
+    }
+
+    /// `words`: the active state, then the state of the unit file.
+    pub fn set_unit(&mut self, name: &str, words: &str) {
+        let (active, file_state) = words.split_once(' ').unwrap();
+        let up = ["active", "activating"].contains(&active);
+        let unit = Unit {
+            load: "loaded".to_owned(),
+            active: active.to_owned(),
+            file_state: file_state.to_owned(),
+            main_pid: u32::from(up) * 4711,
+            ..Unit::default()
+        };
+        self.units.insert(name.to_owned(), Fact::Known(unit));
+    }
+
+    pub async fn facts(&self) -> HostFacts {
+        observe::host(&self.root(), Clock::Fixed(1_800_000_000), &self.units).await
+    }
+
+    /// What the settings of this root say to the plan.
+    pub fn local(&self) -> Local {
+        Agent::new(self.root(), None).unwrap().local()
+    }
+
+    /// Pins `joined`, as the host does after its first READY.
+    pub fn join(&self, joined: Joined) {
+        let mut identity = observe::runtime::identity(&self.root()).known().cloned().flatten().unwrap();
+        identity.joined = Some(joined);
+        statefile::store(&self.root(), paths::IDENTITY, &identity).unwrap();
+    }
+
+    /// Makes everything so as `plan` says, and starts the units with it.
+    pub fn carry_out(&mut self, plan: &Plan) {
+        let root = self.root();
+        if let Some(identity) = &plan.identity {
+            self.make_parent(paths::IDENTITY);
+            statefile::store(&root, paths::IDENTITY, identity).unwrap();
+        }
+        for file in &plan.files {
+            self.make_parent(&file.path);
+            atomic::write(&root, &file.path, &file.bytes, file.mode).unwrap();
+        }
+        for artifact in &plan.artifacts {
+            self.make_parent(&artifact.path);
+            atomic::write(&root, &artifact.path, b"k3s", 0o755).unwrap();
+            atomic::write(&root, &format!("{}.sha256", artifact.path), artifact.sha256.as_str().as_bytes(), 0o600)
+                .unwrap();
+        }
+        for link in &plan.links {
+            self.make_parent(&link.path);
+            atomic::link(&root, &link.path, &link.target).unwrap();
+        }
+        for removal in &plan.removals {
+            root.remove_file(&removal.path).unwrap();
+        }
+        self.name(plan);
+        self.run_units(plan);
+    }
+
+    fn make_parent(&self, path: &str) {
+        std::fs::create_dir_all(self.root().path(path).parent().unwrap()).unwrap();
+    }
+
+    fn name(&self, plan: &Plan) {
+        for path in plan.hostname.iter().flat_map(|_| [paths::HOSTNAME, "/proc/sys/kernel/hostname"]) {
+            self.make_parent(path);
+            let name = &plan.hostname.as_ref().unwrap().name;
+            std::fs::write(self.root().path(path), format!("{name}\n")).unwrap();
+        }
+    }
+
+    fn run_units(&mut self, plan: &Plan) {
+        for unit in &plan.units {
+            let name = unit.name.trim_end_matches(".service");
+            match unit.wanted {
+                Wanted::Running => {
+                    self.set_unit(name, "active enabled");
+                    self.record_start(name);
+                }
+                Wanted::Stopped if self.units.contains_key(name) => self.set_unit(name, "inactive disabled"),
+                Wanted::Stopped | Wanted::Rerun => {}
+            }
+        }
+    }
+
+    /// What the gate of `name` records.
+    fn record_start(&self, name: &str) {
+        let root = self.root();
+        let k3s = name.starts_with("k3s");
+        let config = root.read(paths::CONTAINERD_CONFIG).unwrap().map(|bytes| sha256_hex(&bytes));
+        let record = StartRecord {
+            effective: observe::k3s::effective(&root).known().cloned().filter(|_| k3s),
+            binary: root.read_link(paths::K3S_LINK).unwrap().filter(|_| k3s),
+            config: config.filter(|_| !k3s),
+        };
+        self.make_parent(&paths::started_with(name));
+        let bytes = serde_json::to_vec(&record).unwrap();
+        atomic::write_volatile(&root, &paths::started_with(name), &bytes, 0o600).unwrap();
+    }
+}
+
+/// Files and links below `directory`, by their path relative to it.
+pub fn files_below(directory: &Path) -> BTreeMap<String, std::path::PathBuf> {
+    let mut found = BTreeMap::new();
+    let mut open = vec![directory.to_owned()];
+    while let Some(path) = open.pop() {
+        let Ok(entries) = std::fs::read_dir(&path) else { continue };
+        for entry in entries.map(Result::unwrap) {
+            if entry.file_type().unwrap().is_dir() {
+                open.push(entry.path());
+            } else {
+                let name = entry.path().strip_prefix(directory).unwrap().to_str().unwrap().to_owned();
+                found.insert(name, entry.path());
+            }
+        }
+    }
+    found
+}

@@ -1,0 +1,80 @@
+//! What a person does by hand on a host, and what systemd says about it.
+//!
+//! Owns no law: the files that do share it.
+
+use std::time::{Duration, Instant};
+
+use edge_lab::room::{self, LONG};
+use edge_lab::{Host, Room, Suite, wait_until};
+use serde_json::Value;
+
+/// How long systemd, containerd and k3s may take for one thing on a busy machine.
+pub const SOON: Duration = Duration::from_secs(30);
+
+/// A room whose only host is steady.
+pub fn one_steady(name: &str) -> Room {
+    let mut room = Room::open(name).unwrap();
+    room.add("n1", Suite::Trixie).unwrap();
+    room.wait_steady(LONG).unwrap();
+    room
+}
+
+/// A property of a unit as systemd prints it.
+pub fn property(host: &Host, unit: &str, name: &str) -> String {
+    host.sh(&format!("systemctl show -P {name} {unit}")).unwrap()
+}
+
+/// A property that is a number.
+pub fn number(host: &Host, unit: &str, name: &str) -> u64 {
+    property(host, unit, name).parse().unwrap()
+}
+
+pub fn is_active(host: &Host, unit: &str) -> bool {
+    property(host, unit, "ActiveState") == "active"
+}
+
+/// Waits until a unit is up.
+pub fn wait_active(host: &Host, unit: &str) {
+    wait_until(SOON, &format!("{unit} is active"), || Ok(is_active(host, unit).then_some(()))).unwrap();
+}
+
+/// Lines of a unit's journal of this boot in which `text` stands.
+pub fn told(host: &Host, unit: &str, text: &str) -> usize {
+    let journal = host.sh(&format!("journalctl -b -u {unit} -o cat --no-pager")).unwrap();
+    journal.lines().filter(|line| line.contains(text)).count()
+}
+
+/// What the daemon says.
+pub fn status(host: &Host) -> Value {
+    room::status(host).unwrap().unwrap_or_default()
+}
+
+/// What `edge-bootstrap status` prints.
+pub fn status_text(host: &Host) -> String {
+    host.exec(&["edge-bootstrap", "status"]).unwrap().stdout
+}
+
+/// Lets the daemon run passes that begin from now on.
+pub fn two_passes(host: &Host) {
+    // The first to end may have begun before.
+    (0..2).for_each(|_| further_pass(host));
+}
+
+fn further_pass(host: &Host) {
+    let before = status(host)["last_pass"].clone();
+    let mut asked: Option<Instant> = None;
+    wait_until(SOON, "a further pass", || {
+        // A pass that ended within the second of the one before looks the same.
+        if asked.is_none_or(|asked| asked.elapsed() > Duration::from_secs(2)) {
+            host.sh("systemctl reload edge-bootstrap")?;
+            asked = Some(Instant::now());
+        }
+        Ok((status(host)["last_pass"] != before).then_some(()))
+    })
+    .unwrap();
+}
+
+/// Identities of what runs: they change with every start.
+pub fn invocations(host: &Host) -> [String; 2] {
+    ["k3s", "containerd"].map(|unit| property(host, unit, "InvocationID"))
+}
