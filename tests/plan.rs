@@ -58,7 +58,8 @@ fn cases() -> PathBuf {
 }
 
 fn names() -> Vec<String> {
-    let entries = std::fs::read_dir(cases()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let entries =
+        std::fs::read_dir(cases()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let mut names: Vec<String> = entries.collect();
     names.sort();
     names
@@ -66,7 +67,8 @@ fn names() -> Vec<String> {
 
 fn case(name: &str) -> Case {
     let path = cases().join(name).join("case.toml");
-    toml::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    toml::from_str(&std::fs::read_to_string(&path).unwrap())
+        .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 /// Host, assignment and settings of a case, ready to be planned.
@@ -100,7 +102,12 @@ impl Scene {
     }
 
     fn inputs(&self) -> Inputs<'_> {
-        Inputs { facts: &self.facts, assignment: &self.assignment, local: &self.local, confirmed: self.confirmed }
+        Inputs {
+            facts: &self.facts,
+            assignment: &self.assignment,
+            local: &self.local,
+            confirmed: self.confirmed,
+        }
     }
 
     fn carried_out(mut self) -> TestHost {
@@ -165,31 +172,76 @@ fn summary(plan: &Plan, changes: &Changes) -> String {
             identity.init_started, identity.manage_hostname, identity.fingerprint
         )
     }));
-    section(&mut out, "generation", plan.generation.iter().map(|generation| {
-        format!("{}{}", generation.number, if generation.exists { ", in force" } else { ", new" })
-    }));
+    section(
+        &mut out,
+        "generation",
+        plan.generation.iter().map(|generation| {
+            format!("{}{}", generation.number, if generation.exists { ", in force" } else { ", new" })
+        }),
+    );
     let renamed = changes.hostname.as_deref().unwrap_or("right already");
-    section(&mut out, "hostname", plan.hostname.iter().map(|name| format!("{}: {} ({renamed})", name.name, name.reason)));
-    section(&mut out, "artifacts", plan.artifacts.iter().map(|artifact| {
-        let urls: Vec<&str> = artifact.urls.iter().map(|url| url.as_str()).collect();
-        format!("{} -> {} from {} sha256 {}", artifact.title, artifact.path, urls.join(" "), artifact.sha256)
-    }));
-    section(&mut out, "files", plan.files.iter().map(|file| {
-        let action = changes.files.iter().find(|change| change.path == file.path).map_or("same", |change| change.action);
-        format!("{action:7} {:04o} {}: {}", file.mode, file.path, file.reason)
-    }));
-    section(&mut out, "links", plan.links.iter().map(|link| {
-        let line = format!("{} -> {}", link.path, link.target);
-        let action = if changes.links.contains(&line) { "set " } else { "same" };
-        format!("{action} {line}: {}", link.reason)
-    }));
-    section(&mut out, "removals", plan.removals.iter().map(|removal| format!("{}: {}", removal.path, removal.reason)));
-    section(&mut out, "units", plan.units.iter().map(|unit| {
-        let boot = if unit.manage_boot { ", also at boot" } else { "" };
-        let restart = unit.restart.iter().map(|reason| format!(", restart ({reason})"));
-        let pending = unit.restart_pending.iter().map(|reason| format!(", restart waits for the Lease ({reason})"));
-        format!("{} {:?}{boot}{}: {}", unit.name, unit.wanted, restart.chain(pending).collect::<String>(), unit.reason)
-    }));
+    section(
+        &mut out,
+        "hostname",
+        plan.hostname.iter().map(|name| format!("{}: {} ({renamed})", name.name, name.reason)),
+    );
+    section(
+        &mut out,
+        "artifacts",
+        plan.artifacts.iter().map(|artifact| {
+            let urls: Vec<&str> = artifact.urls.iter().map(|url| url.as_str()).collect();
+            format!(
+                "{} -> {} from {} sha256 {}",
+                artifact.title,
+                artifact.path,
+                urls.join(" "),
+                artifact.sha256
+            )
+        }),
+    );
+    section(
+        &mut out,
+        "files",
+        plan.files.iter().map(|file| {
+            let action = changes
+                .files
+                .iter()
+                .find(|change| change.path == file.path)
+                .map_or("same", |change| change.action);
+            format!("{action:7} {:04o} {}: {}", file.mode, file.path, file.reason)
+        }),
+    );
+    section(
+        &mut out,
+        "links",
+        plan.links.iter().map(|link| {
+            let line = format!("{} -> {}", link.path, link.target);
+            let action = if changes.links.contains(&line) { "set " } else { "same" };
+            format!("{action} {line}: {}", link.reason)
+        }),
+    );
+    section(
+        &mut out,
+        "removals",
+        plan.removals.iter().map(|removal| format!("{}: {}", removal.path, removal.reason)),
+    );
+    section(
+        &mut out,
+        "units",
+        plan.units.iter().map(|unit| {
+            let boot = if unit.manage_boot { ", also at boot" } else { "" };
+            let restart = unit.restart.iter().map(|reason| format!(", restart ({reason})"));
+            let pending =
+                unit.restart_pending.iter().map(|reason| format!(", restart waits for the Lease ({reason})"));
+            format!(
+                "{} {:?}{boot}{}: {}",
+                unit.name,
+                unit.wanted,
+                restart.chain(pending).collect::<String>(),
+                unit.reason
+            )
+        }),
+    );
     let verb = |change: &UnitChange| format!("{} {}", change.action, change.name);
     section(&mut out, "verbs", changes.units.iter().map(verb));
     section(&mut out, "pending", changes.pending.iter().map(verb));
@@ -227,7 +279,9 @@ fn differences(name: &str, expected: &Expected, result: &Expected) -> String {
     let paths: std::collections::BTreeSet<&String> = expected.keys().chain(result.keys()).collect();
     let mut out = String::new();
     for path in paths.into_iter().filter(|path| expected.get(*path) != result.get(*path)) {
-        let text = |tree: &Expected| tree.get(path).map(|bytes| String::from_utf8_lossy(bytes).into_owned()).unwrap_or_default();
+        let text = |tree: &Expected| {
+            tree.get(path).map(|bytes| String::from_utf8_lossy(bytes).into_owned()).unwrap_or_default()
+        };
         let diff = similar::TextDiff::from_lines(&text(expected), &text(result))
             .unified_diff()
             .header("expected", "planned")

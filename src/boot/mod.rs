@@ -25,8 +25,12 @@ use crate::plan::diff::Changes;
 use crate::plan::{CheckedPlan, Refusal};
 use crate::role::Assignment;
 use crate::sys::systemd::Systemd;
-use crate::sys::{Clock, Root};
+use crate::sys::{Clock, Root, clock};
 use crate::verify::Verdict;
+
+/// How long a node may take from k3s's start of its unit state to Ready before
+/// that is called degraded, in seconds.
+const COMING_UP_S: u64 = 60;
 
 /// How far a pass goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,6 +163,21 @@ impl Pass {
         let healthy = self.verdict.as_ref().is_some_and(|verdict| verdict.health == crate::verify::Health::Healthy);
         let idle = self.assignment.as_ref().is_some_and(|assignment| assignment.duty.is_none());
         self.stop.is_none() && !self.again && (healthy || idle)
+    }
+
+    /// Whether the node is not healthy yet because k3s has only just started:
+    /// its Node becomes Ready some seconds after READY.
+    #[must_use]
+    pub fn comes_up(&self) -> bool {
+        let Some(verdict) = &self.verdict else { return false };
+        let now = clock::monotonic().as_secs();
+        let young = ["k3s", "k3s-agent"].into_iter().any(|name| {
+            let unit = self.facts.runtime.units.get(name).and_then(|fact| fact.known());
+            // Not up when it was looked at: it was started in this pass.
+            unit.is_some_and(|unit| unit.main_pid != 0 && now.saturating_sub(unit.since_monotonic_s) < COMING_UP_S)
+        });
+        let started = self.activated.as_ref().is_some_and(|activated| !activated.jobs.is_empty());
+        verdict.waiting || (verdict.health != crate::verify::Health::Healthy && (young || started))
     }
 
     fn find(&mut self, severity: Severity, finding: Refusal) {

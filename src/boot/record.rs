@@ -5,7 +5,7 @@
 
 use tracing::warn;
 
-use super::{Agent, Pass, Severity, Stop, StopKind, steps};
+use super::{Agent, Pass, Severity, Stop, StopKind};
 use crate::error::Chain;
 use crate::ledger::{self, Event, Failed, Ledger, Phase};
 use crate::plan::{CheckedPlan, PlannedUnit, Refusal, Wanted};
@@ -102,7 +102,7 @@ async fn failed(agent: &mut Agent, checked: &CheckedPlan, pass: &mut Pass) -> Re
 
 /// k3s was started again and again with the new generation, or systemd gave up.
 fn gave_up(pass: &Pass, checked: &CheckedPlan) -> bool {
-    let Some(name) = steps::k3s_unit(checked.plan()) else { return false };
+    let Some(name) = checked.plan().k3s_unit() else { return false };
     let unit = pass.facts.runtime.units.get(name.trim_end_matches(".service")).and_then(|fact| fact.known());
     unit.is_some_and(|unit| {
         unit.active == "failed" || unit.restarts.known().is_some_and(|restarts| *restarts >= TOO_MANY_RESTARTS)

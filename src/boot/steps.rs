@@ -5,17 +5,17 @@
 
 use std::time::Duration;
 
-use tracing::info;
+use tracing::{debug, info};
 
 use super::{Agent, Downloader, Order, Pass, Severity, Stop, StopKind, Until, record};
 use crate::activate::{self, Wish};
 use crate::enrol::{EnrolError, Enrolled, Freshness, Outcome, Source, Waiting};
 use crate::error::Chain;
-use crate::plan::{self, CheckedPlan, Inputs, Plan, Refusal, Wanted, WaitingOn, diff, units};
+use crate::plan::{self, CheckedPlan, Inputs, Refusal, WaitingOn, diff, units};
 use crate::facts::HostFacts;
 use crate::sys::systemd::Systemd;
 use crate::sys::{Clock, Root, clock};
-use crate::verify::{self, Health, Probing};
+use crate::verify::{self, Probing};
 use crate::{apply, observe};
 
 /// Units whose state is a fact.
@@ -67,7 +67,7 @@ fn take_over(agent: &mut Agent, enrolled: Enrolled, pass: &mut Pass) {
     if let Some(damage) = damage {
         pass.find(Severity::Warn, Refusal::new("EB-state-file", damage, "its earlier copy is in force"));
     }
-    info!(EDGE_STEP = "enrol", EDGE_GENERATION = assignment.generation, EDGE_ROLE = %assignment.role(), "assignment in force");
+    debug!(EDGE_STEP = "enrol", EDGE_GENERATION = assignment.generation, EDGE_ROLE = %assignment.role(), "assignment in force");
     pass.freshness = Some(freshness);
     pass.assignment = Some(assignment);
 }
@@ -100,7 +100,15 @@ pub(super) fn plan(agent: &Agent, pass: &mut Pass) -> Result<CheckedPlan, Stop> 
     let result = planned(agent, pass);
     note_time(pass, "plan", clock::monotonic().saturating_sub(begin));
     let (checked, changes) = result?;
-    info!(EDGE_STEP = "plan", EDGE_FILES = changes.files.len(), EDGE_UNITS = changes.units.len(), "plan made");
+    if !changes.is_empty() {
+        info!(
+            EDGE_STEP = "plan",
+            EDGE_GENERATION = pass.assignment.as_ref().map_or(0, |assignment| assignment.generation),
+            EDGE_FILES = changes.files.len(),
+            EDGE_UNITS = changes.units.len(),
+            "plan changes this host"
+        );
+    }
     pass.changes = Some(changes);
     pass.plan = Some(checked.clone());
     Ok(checked)
@@ -205,20 +213,12 @@ pub(super) async fn verify(agent: &mut Agent, checked: &CheckedPlan, pass: &mut 
     let probing = Probing {
         root: &agent.root,
         systemd: &agent.systemd,
-        k3s_unit: k3s_unit(checked.plan()),
+        k3s_unit: checked.plan().k3s_unit(),
         node_name: &identity.node_name,
         ports: verify::Ports::default(),
     };
     let verdict = timed(pass, "verify", verify::look(&probing)).await;
-    if verdict.health == Health::Healthy {
-        info!(EDGE_STEP = "verify", "node is healthy");
-    }
+    debug!(EDGE_STEP = "verify", EDGE_REASON = verdict.cause.as_deref().unwrap_or_default(), "node was looked at");
     pass.verdict = Some(verdict);
     Ok(())
-}
-
-/// The unit of k3s that the plan wants up.
-pub(super) fn k3s_unit(plan: &Plan) -> Option<&str> {
-    let wanted = |unit: &&plan::PlannedUnit| unit.wanted == Wanted::Running && units::is_k3s(&unit.name);
-    plan.units.iter().find(wanted).map(|unit| unit.name.as_str())
 }

@@ -129,7 +129,7 @@ fn running_phase(pass: &Pass, beside: &Beside) -> Phase {
     }
     match &pass.verdict {
         None => Phase::Activating,
-        Some(verdict) if verdict.waiting => Phase::Verifying,
+        Some(_) if pass.comes_up() => Phase::Verifying,
         Some(verdict) if verdict.health == Health::Healthy && pass.again => Phase::Verifying,
         Some(_) => Phase::Degraded,
     }

@@ -7,6 +7,7 @@
 
 mod starts;
 mod talk;
+mod tidy;
 
 use std::time::Duration;
 
@@ -36,8 +37,9 @@ const PRE_START: Duration = Duration::from_secs(20);
 const LATE_HOLD: Duration = Duration::from_secs(60);
 /// How long another pass may keep the lock before READY is sent without ours.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
-/// Between passes of a steady host.
-const QUIET: Duration = Duration::from_secs(120);
+/// Between passes of a steady host: this finds files and addresses that were
+/// changed by hand, which nothing announces.
+const QUIET: Duration = Duration::from_secs(30);
 /// Between looks while k3s comes up.
 const SOON: Duration = Duration::from_secs(3);
 /// Between tries of a pass that failed or waits.
@@ -88,7 +90,7 @@ struct Daemon {
     status: Status,
     beside: Beside,
     starts: Starts,
-    trouble: Option<Refusal>,
+    said: Option<(Refusal, Phase)>,
     late_hold_ends: Option<Instant>,
     is_serving: bool,
     next_pass: Instant,
@@ -125,7 +127,7 @@ impl Daemon {
         let beside = Beside { safe_mode: starts.only_observe(), ..Beside::default() };
         let mut daemon = Self {
             root, config, status, beside, starts, signals,
-            agent: None, talk: None, trouble: None, late_hold_ends: None,
+            agent: None, talk: None, said: None, late_hold_ends: None,
             is_serving: false,
             next_pass: Instant::now(),
             watchdog: notify::watchdog_interval().map(feeding),
@@ -183,6 +185,7 @@ impl Daemon {
     async fn locked_pass(&mut self, order: Order) -> Option<Pass> {
         let agent = self.agent.as_mut()?;
         let lock = lock::acquire(&agent.root, paths::LOCK, LOCK_PATIENCE).await.ok().flatten()?;
+        tidy::sweep(&agent.root);
         let pass = boot::pass(agent, order).await;
         drop(lock);
         Some(pass)
@@ -242,10 +245,7 @@ impl Daemon {
 
     fn hear(&mut self, word: Word) {
         match word {
-            Word::Contact(at) => {
-                self.beside.last_contact = Some(at);
-                self.trouble = None;
-            }
+            Word::Contact(at) => self.beside.last_contact = Some(at),
             Word::Confirmed(digest) | Word::New(digest) => self.confirmed(digest),
             Word::Waiting(waiting) => self.wait_for(&waiting),
             Word::Trouble(trouble) => self.note_trouble(trouble),
@@ -253,6 +253,7 @@ impl Daemon {
     }
 
     fn confirmed(&mut self, digest: String) {
+        self.said = None;
         self.pending_claim(None);
         let Some(agent) = &mut self.agent else { return };
         if agent.confirmed.as_ref() != Some(&digest) {
@@ -273,18 +274,36 @@ impl Daemon {
             _ => None,
         };
         self.pending_claim(claim);
-        let why = Refusal::new(waiting.code(), "central has not decided yet what this host shall be", "it goes on by itself");
-        let approval = matches!(waiting, Waiting::Approval { .. });
-        let why = if approval {
-            Refusal::new(waiting.code(), "a person must approve this host", "tell the central service's people the code that `edge-bootstrap status` shows to root")
-        } else {
-            why
+        let said = match waiting {
+            Waiting::Approval { .. } => (
+                Refusal::new(
+                    waiting.code(),
+                    "a person must approve this host",
+                    "tell the central service's people the code that `edge-bootstrap status` shows to root",
+                ),
+                Phase::PendingApproval,
+            ),
+            _ => (
+                Refusal::new(waiting.code(), "central has not decided yet what this host shall be", "it goes on by itself"),
+                Phase::Enrolling,
+            ),
         };
-        if self.status.generation == 0 {
-            self.status.waiting_on = Some((&why).into());
-            self.status.enter(if approval { Phase::PendingApproval } else { Phase::Enrolling }, Clock::System.rfc3339());
+        self.central_said(said);
+    }
+
+    /// What the service said last, as long as there is no assignment.
+    fn central_said(&mut self, said: (Refusal, Phase)) {
+        self.said = Some(said);
+        if self.status.generation == 0 && self.status.role.is_none() {
+            self.say_what_central_said();
             self.publish();
         }
+    }
+
+    fn say_what_central_said(&mut self) {
+        let Some((why, phase)) = &self.said else { return };
+        self.status.waiting_on = Some(why.into());
+        self.status.enter(phase.clone(), Clock::System.rfc3339());
     }
 
     fn pending_claim(&mut self, claim: Option<PendingClaim>) {
@@ -303,15 +322,10 @@ impl Daemon {
     }
 
     fn note_trouble(&mut self, trouble: Refusal) {
-        if self.trouble.as_ref().map(|trouble| &trouble.code) != Some(&trouble.code) {
+        if self.said.as_ref().map(|(said, _)| &said.code) != Some(&trouble.code) {
             info!(EDGE_STEP = "enrol", EDGE_CODE = %trouble.code, EDGE_REASON = %trouble.reason, "no word from central, going on without");
         }
-        if self.status.generation == 0 {
-            self.status.waiting_on = Some((&trouble).into());
-            self.status.enter(Phase::Enrolling, Clock::System.rfc3339());
-            self.publish();
-        }
-        self.trouble = Some(trouble);
+        self.central_said((trouble, Phase::Enrolling));
     }
 
     /// One pass, with the watchdog fed and a stop heeded meanwhile; `None` when
@@ -364,10 +378,13 @@ impl Daemon {
             }
             None => {}
         }
-        let waited = self.status.waiting_on.clone();
+        let before = self.status.phase.clone();
         summary::update(&mut self.status, agent, &pass, &self.beside);
-        if pass.assignment.is_none() && waited.is_some() && self.trouble.is_some() {
-            self.status.waiting_on = waited;
+        if pass.assignment.is_none() {
+            self.say_what_central_said();
+        }
+        if self.status.phase != before {
+            info!(EDGE_STEP = "report", EDGE_PHASE = %self.status.phase, EDGE_REASON = %self.status.line(), "phase changed");
         }
         self.publish();
         self.report(&pass);
@@ -416,13 +433,12 @@ impl Daemon {
 
 /// When the next pass is due by itself.
 fn pause_after(pass: &Pass) -> Duration {
-    let comes_up = pass.verdict.as_ref().is_some_and(|verdict| verdict.waiting);
     match &pass.stop {
         _ if pass.again => Duration::ZERO,
         Some(_) => RETRY,
         None if pass.is_steady() => QUIET,
         None if pass.verdict.is_none() => Duration::ZERO,
-        None if comes_up => SOON,
+        None if pass.comes_up() => SOON,
         None => RETRY,
     }
 }

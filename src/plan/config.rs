@@ -125,6 +125,7 @@ pub(super) fn render(inputs: Inputs<'_>, duty: &Duty, start: Start, runtime: &De
     add_free_keys(&mut entries, inputs, duty)?;
     let sides = sides(duty);
     let effective = effective(&entries, inputs);
+    kubelet_args_hold(&effective, &runtime.kubelet_args(inputs, duty))?;
     Ok(Rendered { entries, sides, effective })
 }
 
@@ -279,6 +280,23 @@ fn effective(entries: &[(String, Value)], inputs: Inputs<'_>) -> Effective {
         effective.apply(layer);
     }
     effective
+}
+
+/// What containerd and the kubelet must agree on is neither replaced nor contradicted.
+fn kubelet_args_hold(effective: &Effective, needed: &[String]) -> Result<(), Refusal> {
+    for arg in needed {
+        let name = arg.split_once('=').map_or(arg.as_str(), |(name, _)| name);
+        let is_named = |value: &&String| value.split('=').next() == Some(name);
+        let found: Vec<&String> = effective.all("kubelet-arg").iter().filter(is_named).collect();
+        if found != [arg] {
+            return Err(Refusal::new(
+                "EB-override",
+                format!("kubelet-arg with its drop-ins says {found:?}, and containerd needs {arg}"),
+                format!("leave {name} alone; `kubelet-arg+` in config.yaml.d adds, `kubelet-arg` replaces"),
+            ));
+        }
+    }
+    Ok(())
 }
 
 impl Rendered {

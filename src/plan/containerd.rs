@@ -51,13 +51,16 @@ pub struct Decision {
 pub(super) fn decide(inputs: Inputs<'_>, duty: &Duty) -> Result<Decision, WaitingOn> {
     let containerd = &inputs.facts.runtime.containerd;
     let missing = |what: &str, reason: Option<&str>| {
-        WaitingOn::Containerd(format!("{what} ({}); install the distribution's containerd package", reason.unwrap_or_default()))
+        WaitingOn::Containerd(format!("{what}{}; install the distribution's containerd package", reason.unwrap_or_default()))
     };
-    let binary = containerd.binary.known().ok_or_else(|| missing("containerd is not installed", containerd.binary.reason()))?;
+    let binary = containerd.binary.known().ok_or_else(|| missing("", containerd.binary.reason()))?;
     let version =
-        *containerd.version.known().ok_or_else(|| missing("containerd's version is not known", containerd.version.reason()))?;
+        *containerd.version.known().ok_or_else(|| missing("containerd's version is not known: ", containerd.version.reason()))?;
     if !(1..=2).contains(&version.0) {
-        return Err(WaitingOn::Containerd(format!("containerd {}.{} has a configuration this version does not write", version.0, version.1)));
+        let (major, minor, _) = version;
+        return Err(WaitingOn::Containerd(format!(
+            "this version writes no configuration for containerd {major}.{minor}; install containerd 1.6 to 2.x, or upgrade edge-bootstrap"
+        )));
     }
     overlay_only(inputs, duty)?;
     let cgroup = inputs.facts.system.cgroup.known();

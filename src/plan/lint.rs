@@ -17,7 +17,6 @@ pub struct CheckedPlan(Plan);
 
 impl CheckedPlan {
     /// The plan.
-    #[must_use]
     pub fn plan(&self) -> &Plan {
         &self.0
     }
@@ -109,6 +108,10 @@ fn commit_last(plan: &Plan) -> Option<Refusal> {
 
 fn configuration(plan: &Plan, inputs: Inputs<'_>) -> Vec<Refusal> {
     let (Some(identity), Some(generation)) = (&plan.identity, &plan.generation) else { return Vec::new() };
+    // What else is wrong then follows from the drop-in, and would blame the plan.
+    if let Some(refusal) = guarded(inputs).or_else(|| unreadable(inputs)) {
+        return vec![refusal];
+    }
     let effective = with_paths(&generation.effective, plan.files.last());
     let rules = [
         rules::config_fits(&effective, identity),
@@ -116,7 +119,7 @@ fn configuration(plan: &Plan, inputs: Inputs<'_>) -> Vec<Refusal> {
         rules::keys_fit(&effective, identity.role),
         init_is_rightful(&effective, inputs),
     ];
-    rules.into_iter().flatten().chain(guarded(inputs)).chain(unreadable(inputs)).collect()
+    rules.into_iter().flatten().collect()
 }
 
 /// The effective values as k3s will read them, side files included.

@@ -87,6 +87,15 @@ pub struct Plan {
     pub notes: Vec<String>,
 }
 
+impl Plan {
+    /// The unit of k3s that shall be up.
+    #[must_use]
+    pub fn k3s_unit(&self) -> Option<&str> {
+        let wanted = |unit: &&PlannedUnit| unit.wanted == Wanted::Running && units::is_k3s(&unit.name);
+        self.units.iter().find(wanted).map(|unit| unit.name.as_str())
+    }
+}
+
 /// A plan, or why there is none yet.
 ///
 /// # Errors
@@ -128,7 +137,7 @@ fn node_plan(inputs: Inputs<'_>, duty: &Duty) -> Result<Plan, WaitingOn> {
         artifacts: artifact.wanted().into_iter().collect(),
         links: node::links(&artifact, inputs),
         removals: removals(inputs, duty),
-        notes: notes(inputs, &runtime),
+        notes: notes(inputs, duty, &runtime),
         identity: Some(identity),
         generation: Some(generation),
         files,
@@ -226,12 +235,13 @@ fn digest(rendered: &config::Rendered, files: &[PlannedFile]) -> String {
     sha256_hex(json!({"k3s": rendered.digest(), "containerd": containerd}).to_string().as_bytes())
 }
 
-fn notes(inputs: Inputs<'_>, runtime: &containerd::Decision) -> Vec<String> {
+fn notes(inputs: Inputs<'_>, duty: &Duty, runtime: &containerd::Decision) -> Vec<String> {
     let ignored = inputs.assignment.ignored.iter();
     let mut notes: Vec<String> =
         ignored.map(|field| format!("assignment field `{field}` is unknown to this version, ignoring")).collect();
     notes.extend(runtime.notes.iter().cloned());
     notes.extend(containerd::foreign_network(inputs));
+    notes.extend(units::foreign_environment(inputs, duty));
     notes
 }
 

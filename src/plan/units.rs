@@ -100,6 +100,21 @@ pub(super) fn removals(inputs: Inputs<'_>, duty: &Duty) -> Vec<PlannedRemoval> {
     removals
 }
 
+/// Files of others whose `K3S_` variables fill in every key that `config.yaml`
+/// leaves open, `K3S_URL` of a first server among them.
+pub(super) fn foreign_environment(inputs: Inputs<'_>, duty: &Duty) -> Vec<String> {
+    let name = of_role(duty.role).trim_end_matches(".service");
+    let places = [
+        format!("/etc/default/{name}"),
+        format!("/etc/sysconfig/{name}"),
+        format!("/etc/systemd/system/{name}.service.env"),
+    ];
+    let files = &inputs.facts.runtime.files;
+    let holds_something = |path: &String| files.get(path).is_some_and(|file| file.size > 0);
+    let note = |path| format!("k3s also reads {path}, which is not ours; K3S_ variables there fill in keys that config.yaml leaves open");
+    places.into_iter().filter(holds_something).map(note).collect()
+}
+
 /// Marks a unit file as ours.
 const UNIT_MARK: &str = "# Written by edge-bootstrap";
 

@@ -1,5 +1,6 @@
 //! Laws of the outbox.
 #![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+#![allow(clippy::disallowed_methods, reason = "a test damages files on purpose")]
 
 use super::*;
 use crate::wire::report::{ReportedClock, ReportedCluster};

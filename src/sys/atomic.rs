@@ -116,6 +116,27 @@ pub fn publish(root: &Root, from: &str, to: &str, mode: u32) -> Result<(), FileE
     sync_path(parent(&real_to).map_err(failed)?).map_err(failed)
 }
 
+/// Removes what writes that never ended left in `directory`; gives how many.
+/// For a moment in which nothing of ours writes there.
+///
+/// # Errors
+/// When the directory cannot be listed or a file cannot be removed.
+pub fn sweep(root: &Root, directory: &str) -> Result<usize, FileError> {
+    let names = root.list(directory)?;
+    let left: Vec<&String> = names.iter().filter(|name| is_temporary(name)).collect();
+    for name in &left {
+        root.remove_file(&format!("{directory}/{name}"))?;
+    }
+    Ok(left.len())
+}
+
+/// Whether [`temporary_name`] gives such a name: no other program's file is taken for ours.
+fn is_temporary(name: &str) -> bool {
+    let middle = name.strip_prefix('.').and_then(|name| name.strip_suffix(".tmp"));
+    let number = middle.and_then(|middle| middle.rsplit_once('.')).map_or("", |(_, number)| number);
+    number.len() == 16 && number.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 enum Existing {
     Absent,
     Equal,
@@ -179,6 +200,21 @@ mod tests {
         assert_eq!(link(&root, "/f", "target").unwrap(), Change::Unchanged);
         write(&root, "/f", b"new", 0o600).unwrap();
         assert_eq!(root.read("/target").unwrap().unwrap(), b"keep");
+    }
+
+    #[test]
+    fn a_sweep_takes_our_own_temporary_files_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        let ours = temporary_name(&root.path("/f.json")).unwrap();
+        std::fs::write(ours, b"half").unwrap();
+        for other in [".f.tmp", "f.0123456789abcdef.tmp", ".f.0123456789abcdeg.tmp", ".f.0123456789abcdef.swp", "f.json"] {
+            std::fs::write(root.path(other), b"x").unwrap();
+        }
+        assert_eq!(sweep(&root, "/").unwrap(), 1);
+        assert_eq!(root.list("/").unwrap().len(), 5);
+        assert_eq!(sweep(&root, "/").unwrap(), 0);
+        assert_eq!(sweep(&root, "/none").unwrap(), 0);
     }
 
     #[test]

@@ -198,24 +198,37 @@ fn register(file: std::fs::File) -> Option<AsyncFd<std::fs::File>> {
     unsafe { AsyncFd::register_with_interest(file, Interest::PRIORITY).ok() }
 }
 
-/// Tells when the kernel's name was set, also by programs that know no D-Bus.
+/// Tells when the kernel's name has changed, also by programs that know no D-Bus.
 #[derive(Debug)]
-pub struct NameWatch(Option<AsyncFd<std::fs::File>>);
+pub struct NameWatch {
+    file: Option<AsyncFd<std::fs::File>>,
+    last: Option<String>,
+}
 
 impl NameWatch {
     /// Watches the host's own name; below a foreign root it never tells anything.
     #[must_use]
     pub fn new(root: &Root) -> Self {
         let file = root.is_host().then(|| std::fs::File::open(KERNEL).ok()).flatten();
-        Self(file.and_then(register))
+        Self { file: file.and_then(register), last: host::hostname().ok() }
     }
 
-    /// The name was set, perhaps to what it was. May be dropped at any time.
+    /// The name is another one than before. May be dropped at any time.
+    ///
+    /// The kernel wakes everybody whenever any container's name is set, so the
+    /// name itself is compared.
     pub async fn changed(&mut self) {
-        let Some(file) = &self.0 else { return std::future::pending().await };
-        match file.ready(Interest::PRIORITY).await {
-            Ok(mut ready) => ready.clear_ready(),
-            Err(_) => std::future::pending().await,
+        let Some(file) = &self.file else { return std::future::pending().await };
+        loop {
+            match file.ready(Interest::PRIORITY).await {
+                Ok(mut ready) => ready.clear_ready(),
+                Err(_) => std::future::pending().await,
+            }
+            let now = host::hostname().ok();
+            if now != self.last {
+                self.last = now;
+                return;
+            }
         }
     }
 }

@@ -45,20 +45,50 @@ struct Campaign {
 /// What a round showed.
 struct Shown {
     stage: &'static str,
-    leftovers: usize,
+    leftovers: Vec<String>,
+    /// From the blow to steady.
+    recovery: Duration,
     problems: Vec<String>,
+}
+
+impl std::fmt::Display for Shown {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (recovery, problems) = (self.recovery.as_secs_f64(), self.problems.len());
+        write!(out, "{}, steady {recovery:.1} s later, {problems} problems", self.stage)?;
+        if self.leftovers.is_empty() { Ok(()) } else { write!(out, ", stay: {:?}", self.leftovers) }
+    }
+}
+
+/// How long a first boot takes, from the agent's first act.
+struct Span {
+    /// Until `config.yaml` is in force.
+    commit: Duration,
+    /// Until the host is steady.
+    steady: Duration,
+}
+
+impl Span {
+    /// The moment of a round. Every other one lies in the short part in which
+    /// most files are written; all reach a little beyond the end, so that the
+    /// last write is among the targets.
+    fn moment(&self, seed: u64, round: u64) -> Duration {
+        let part = if round.is_multiple_of(2) { self.steady } else { self.commit };
+        part.mul_f64(1.1 * fraction(seed, round))
+    }
 }
 
 impl Campaign {
     fn open(name: &str, blow: Blow) -> Self {
         let number = |variable: &str| std::env::var(variable).ok().map(|text| text.parse().unwrap());
         let clock = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
-        let seed = number("EDGE_SEED").unwrap_or(clock);
+        let given = number("EDGE_SEED").unwrap_or(clock);
+        // The two kinds of blow fall at different moments.
+        let seed = given.wrapping_add(blow as u64 * 1_000_003);
         let rounds = number("EDGE_CAMPAIGN").unwrap_or(3);
         let room = Room::open(name).unwrap();
         let host = room.bare("c1", Suite::Trixie).unwrap();
         let limit = Duration::from_secs(if room.k3s.real { 300 } else { 90 });
-        say(&format!("{name}: EDGE_SEED={seed} EDGE_CAMPAIGN={rounds}"));
+        say(&format!("{name}: EDGE_SEED={given} EDGE_CAMPAIGN={rounds}"));
         let campaign = Self { room, host, blow, seed, rounds, limit };
         campaign.make_template();
         campaign
@@ -79,30 +109,18 @@ impl Campaign {
 
     fn run(&self) {
         self.prepare(0);
-        let whole_boot = self.undisturbed();
-        say(&format!("{:?}: a first boot takes {:.2} s from the agent's start to steady", self.blow, whole_boot.as_secs_f64()));
+        let span = self.undisturbed();
         let mut stages = BTreeMap::<&str, u64>::new();
         let mut failures = Vec::new();
         for round in 1..=self.rounds {
-            // A little beyond the end, so that the last write is among the targets.
-            let moment = whole_boot.mul_f64(1.1 * fraction(self.seed, round));
-            let began = Instant::now();
+            let moment = span.moment(self.seed, round);
             let shown = self.round(round, moment);
             *stages.entry(shown.stage).or_default() += 1;
-            say(&format!(
-                "{:?} {round}/{} at {:.3} s ({}, {} temporary files stay): {} problems, {:.1} s",
-                self.blow,
-                self.rounds,
-                moment.as_secs_f64(),
-                shown.stage,
-                shown.leftovers,
-                shown.problems.len(),
-                began.elapsed().as_secs_f64()
-            ));
+            say(&format!("{:?} {round}/{} at {:.3} s: {shown}", self.blow, self.rounds, moment.as_secs_f64()));
             failures.extend(shown.problems.iter().map(|problem| format!("round {round} at {moment:?}: {problem}")));
         }
         say(&format!("{:?}: {} rounds, {} problems, by stage {stages:?}", self.blow, self.rounds, failures.len()));
-        assert!(failures.is_empty(), "EDGE_SEED={}\n{}", self.seed, failures.join("\n"));
+        assert!(failures.is_empty(), "{:?}\n{}", self.blow, failures.join("\n"));
     }
 
     /// Another host, for a site of its own, that was never on.
@@ -118,14 +136,18 @@ impl Campaign {
         self.host.write_file("/etc/edge-bootstrap/config.d/20-site.toml", config + &node).unwrap();
     }
 
-    fn undisturbed(&self) -> Duration {
+    fn undisturbed(&self) -> Span {
         self.start();
         let began = Instant::now();
+        let config = self.host.seen_from_outside().unwrap().join("etc/rancher/k3s/config.yaml");
+        wait_until(self.limit, "a generation is in force", || Ok(config.exists().then_some(()))).unwrap();
+        let commit = began.elapsed();
         self.steady(None).unwrap();
-        let taken = began.elapsed();
+        let steady = began.elapsed();
+        say(&format!("{:?}: undisturbed, committed after {commit:.2?}, steady after {steady:.2?}", self.blow));
         assert_eq!(self.look().problems(), Vec::<String>::new(), "without any blow");
         self.host.kill().unwrap();
-        taken
+        Span { commit, steady }
     }
 
     fn round(&self, round: u64, moment: Duration) -> Shown {
@@ -134,11 +156,12 @@ impl Campaign {
         // The moment itself: nothing is waited for.
         std::thread::sleep(moment);
         let (before, struck) = self.strike();
+        let began = Instant::now();
         let mut problems = before.problems();
-        match self.steady(struck) {
-            Ok(()) => {}
-            Err(error) => problems.push(format!("does not converge: {error:#}\n{}", self.journal())),
+        if let Err(error) = self.steady(struck) {
+            problems.push(format!("does not converge: {error:#}\n{}", self.journal()));
         }
+        let recovery = began.elapsed();
         let after = self.look();
         problems.extend(after.problems());
         problems.extend(before.torn(&after));
@@ -148,7 +171,7 @@ impl Campaign {
             problems.push(format!("the cluster was forked: CA {first} became {last:?}"));
         }
         self.host.kill().unwrap();
-        Shown { stage: before.stage(), leftovers: after.leftovers(), problems }
+        Shown { stage: before.stage(), leftovers: after.leftovers(), recovery, problems }
     }
 
     /// Switches the host on and waits for the first act of the agent.

@@ -4,7 +4,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may stop at the first surprise")]
 
 mod campaign;
+mod daemon;
 mod gate;
 mod hand;
 mod lab;
 mod line;
+mod secrets;
+mod suites;

@@ -76,8 +76,8 @@ impl Files {
     }
 
     /// Temporary files that nobody renamed or removed.
-    pub fn leftovers(&self) -> usize {
-        self.text.keys().filter(|path| is_temporary(path)).count()
+    pub fn leftovers(&self) -> Vec<String> {
+        self.text.keys().filter(|path| is_temporary(path)).cloned().collect()
     }
 
     /// The hash of the cluster's CA that is pinned, once this host joined.

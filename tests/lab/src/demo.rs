@@ -108,7 +108,7 @@ fn words(host: &Host) -> String {
 /// Each host's own k3s lists all nodes as Ready.
 fn all_in_one_cluster(room: &Room) -> Result<bool> {
     for host in &room.hosts {
-        let nodes = host.exec(&["k3s", "kubectl", "get", "nodes", "--no-headers"])?;
+        let nodes = host.exec(&["k3s", "kubectl", "get", "nodes"])?;
         let ready =
             nodes.stdout.lines().filter(|line| line.split_whitespace().nth(1) == Some("Ready")).count();
         if ready != room.hosts.len() {

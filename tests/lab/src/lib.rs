@@ -13,6 +13,7 @@
 use std::io::Write;
 use std::path::Path;
 
+pub mod bench;
 pub mod canary;
 pub mod central;
 pub mod cmd;

@@ -8,6 +8,7 @@ use edge_lab::{HostSpec, Lab, Suite, root, say};
 
 const USAGE: &str = "usage: edge-lab prepare [SUITE...]   install missing programs, build base images (default: all)
        edge-lab demo                 three bare hosts become steady, before and after a power cut
+       edge-lab bench                what the agent costs, beside the bars of its design
        edge-lab shell [SUITE]        boot a host and open a shell in it; it is gone afterwards (default: trixie)";
 
 fn main() -> ExitCode {
@@ -25,6 +26,7 @@ fn run(words: &[&str]) -> Result<()> {
     match words {
         ["prepare", names @ ..] => prepare(names),
         ["demo"] => edge_lab::demo::run(),
+        ["bench"] => edge_lab::bench::run(),
         ["shell"] => shell(Suite::Trixie),
         ["shell", name] => shell(suite(name)?),
         _ => bail!("{USAGE}"),
