@@ -51,7 +51,11 @@ fn check_k3s(root: &Root, unit: &str) -> Verdict {
 
 fn held(root: &Root) -> Option<Refusal> {
     let hold = hold::current(root)?;
-    Some(Refusal::new(&hold.code, hold.reason, "edge-bootstrap starts k3s by itself when this is over; see `edge-bootstrap status`"))
+    Some(Refusal::new(
+        &hold.code,
+        hold.reason,
+        "edge-bootstrap starts k3s by itself when this is over; see `edge-bootstrap status`",
+    ))
 }
 
 const REWRITE: &str = "`edge-bootstrap apply` writes it anew";
@@ -59,14 +63,17 @@ const REWRITE: &str = "`edge-bootstrap apply` writes it anew";
 fn config_is_whole(root: &Root) -> Option<Refusal> {
     let size = root.stat(paths::K3S_CONFIG).ok().map(|stat| stat.map_or(0, |stat| stat.size));
     if size == Some(0) {
-        let reason = format!("{} is missing or empty, with which k3s would start on defaults", paths::K3S_CONFIG);
+        let reason =
+            format!("{} is missing or empty, with which k3s would start on defaults", paths::K3S_CONFIG);
         return Some(Refusal::new("EB-config-empty", reason, REWRITE));
     }
     match observe::k3s::effective(root) {
         Fact::Known(effective) => rules::token_is_named(&effective),
-        Fact::Unknown { unknown } => {
-            Some(Refusal::new("EB-config-damaged", format!("k3s's configuration is damaged: {unknown}"), REWRITE))
-        }
+        Fact::Unknown { unknown } => Some(Refusal::new(
+            "EB-config-damaged",
+            format!("k3s's configuration is damaged: {unknown}"),
+            REWRITE,
+        )),
     }
 }
 
@@ -80,7 +87,11 @@ fn tokens_are_whole(root: &Root) -> Option<Refusal> {
             Err(_) => false,
         };
         empty.then(|| {
-            Refusal::new("EB-token-empty", format!("token file {path} is missing or empty, which k3s takes for no token"), REWRITE)
+            Refusal::new(
+                "EB-token-empty",
+                format!("token file {path} is missing or empty, which k3s takes for no token"),
+                REWRITE,
+            )
         })
     })
 }
@@ -125,7 +136,9 @@ fn address_fits(root: &Root, identity: &PinnedIdentity, notes: &mut Vec<String>)
 fn check_containerd(root: &Root) -> Verdict {
     let damage = match root.read_text(paths::CONTAINERD_CONFIG) {
         Ok(Some(text)) if text.trim().is_empty() => Some("is empty".to_owned()),
-        Ok(Some(text)) => text.parse::<toml::Table>().err().map(|error| format!("is damaged: {}", error.message())),
+        Ok(Some(text)) => {
+            text.parse::<toml::Table>().err().map(|error| format!("is damaged: {}", error.message()))
+        }
         Ok(None) => Some("is missing".to_owned()),
         Err(_) => None,
     };
@@ -171,8 +184,12 @@ fn repeats_path(unit: &str) -> String {
 #[must_use]
 pub fn line(root: &Root, clock: Clock, unit: &str, refusal: &Refusal) -> Option<String> {
     let path = repeats_path(unit);
-    let before: Repeats =
-        root.read(&path).ok().flatten().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+    let before: Repeats = root
+        .read(&path)
+        .ok()
+        .flatten()
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+        .unwrap_or_default();
     let now = clock.unix();
     let same = before.code == refusal.code;
     let quiet = same && now >= before.told_at && now - before.told_at < REPEAT_S;
@@ -301,8 +318,14 @@ mod tests {
         assert!(say(1000).is_some());
         assert!(say(1005).is_none());
         assert!(say(1600).unwrap().contains("(3 times)"));
-        assert!(line(&host.root, Clock::Fixed(1601), "k3s.service", &Refusal::new("EB-ip-absent", "x", "y")).is_some());
+        assert!(
+            line(&host.root, Clock::Fixed(1601), "k3s.service", &Refusal::new("EB-ip-absent", "x", "y"))
+                .is_some()
+        );
         assert_eq!(host.code("k3s.service"), None);
-        assert!(line(&host.root, Clock::Fixed(1602), "k3s.service", &Refusal::new("EB-ip-absent", "x", "y")).is_some());
+        assert!(
+            line(&host.root, Clock::Fixed(1602), "k3s.service", &Refusal::new("EB-ip-absent", "x", "y"))
+                .is_some()
+        );
     }
 }

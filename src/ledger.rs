@@ -100,7 +100,9 @@ impl Ledger {
                 last_good: now.as_ref().and_then(|now| now.last_good),
                 failed: now.and_then(|now| now.failed),
             }),
-            (Some(now), Event::Activated) if now.phase == Phase::Applied => Some(Self { phase: Phase::Active, ..now }),
+            (Some(now), Event::Activated) if now.phase == Phase::Applied => {
+                Some(Self { phase: Phase::Active, ..now })
+            }
             (Some(now), Event::Verified) if matches!(now.phase, Phase::Applied | Phase::Active) => {
                 Some(Self { phase: Phase::Healthy, last_good: Some(now.generation), failed: None, ..now })
             }

@@ -26,7 +26,10 @@ pub fn begin(level: Level, verbose: u8) {
     let result = match journal {
         Some(layer) => registry.with(layer.with_field_prefix(None)).try_init(),
         None => {
-            let layer = tracing_subscriber::fmt::layer().without_time().with_target(false).with_writer(std::io::stderr);
+            let layer = tracing_subscriber::fmt::layer()
+                .without_time()
+                .with_target(false)
+                .with_writer(std::io::stderr);
             registry.with(layer).try_init()
         }
     };

@@ -76,8 +76,7 @@ pub const CONTAINERD_CONFIG: &str = "/etc/containerd/edge-bootstrap.toml";
 /// Registry hosts, one directory per registry.
 pub const CONTAINERD_CERTS: &str = "/etc/containerd/certs.d";
 /// Our drop-in for containerd's unit.
-pub const CONTAINERD_DROP_IN: &str =
-    "/etc/systemd/system/containerd.service.d/10-edge-bootstrap.conf";
+pub const CONTAINERD_DROP_IN: &str = "/etc/systemd/system/containerd.service.d/10-edge-bootstrap.conf";
 /// CNI configuration; the directory itself is never removed (containerd 2.1+ exits).
 pub const CNI_DIR: &str = "/etc/cni/net.d";
 /// The loopback network that makes the CRI report NetworkReady.

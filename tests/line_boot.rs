@@ -1,6 +1,11 @@
 //! The whole line on a temporary root: real D-Bus messages on a socket, real TLS
 //! to a central service, real files.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may stop at the first surprise")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test may stop at the first surprise"
+)]
 #![allow(clippy::disallowed_methods, reason = "a test prepares its own files")]
 
 #[allow(dead_code, reason = "shared with other line tests")]
@@ -34,14 +39,18 @@ struct Host {
 impl Host {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let copied = Command::new("cp").args(["-a", &format!("{CASE}/root/."), dir.path().to_str().unwrap()]).status();
+        let copied =
+            Command::new("cp").args(["-a", &format!("{CASE}/root/."), dir.path().to_str().unwrap()]).status();
         assert!(copied.unwrap().success());
         let root = Root::new(dir.path());
         root.make_dir("/run/edge-bootstrap", 0o755).unwrap();
         let units = [
             ("containerd.service", FakeUnit::up()),
             ("k3s-agent.service", FakeUnit::dead()),
-            ("k3s.service", FakeUnit { load: "not-found".into(), file_state: String::new(), ..FakeUnit::dead() }),
+            (
+                "k3s.service",
+                FakeUnit { load: "not-found".into(), file_state: String::new(), ..FakeUnit::dead() },
+            ),
             ("systemd-sysctl.service", FakeUnit::up()),
             ("systemd-modules-load.service", FakeUnit::up()),
         ];
@@ -98,7 +107,10 @@ fn local() -> Host {
     // TOML has no null.
     assignment["runtime"].as_object_mut().unwrap().remove("sandbox_image");
     host.write("etc/edge-bootstrap/assignment.toml", &toml::to_string(&assignment).unwrap());
-    host.write("etc/edge-bootstrap/config.toml", "[central]\nassignment-file = \"/etc/edge-bootstrap/assignment.toml\"\n");
+    host.write(
+        "etc/edge-bootstrap/config.toml",
+        "[central]\nassignment-file = \"/etc/edge-bootstrap/assignment.toml\"\n",
+    );
     host
 }
 
@@ -122,7 +134,10 @@ async fn one_pass_makes_files_units_and_name_true_and_a_second_changes_nothing()
     assert!(config.starts_with("# Written by edge-bootstrap"), "{config}");
     assert!(config.contains("node-name: \"172-16-36-4\""), "{config}");
     let calls = host.systemd.calls();
-    assert!(calls.iter().any(|call| call.contains("Start") && call.contains("k3s-agent.service")), "{calls:?}");
+    assert!(
+        calls.iter().any(|call| call.contains("Start") && call.contains("k3s-agent.service")),
+        "{calls:?}"
+    );
     let before = host.files();
     let second = boot::pass(&mut agent, order(Until::Verified, 0)).await;
     no_trouble(&second);
@@ -139,7 +154,10 @@ async fn before_ready_no_job_is_queued() {
     no_trouble(&pass);
     let calls = host.systemd.calls();
     assert!(calls.iter().any(|call| call.contains("Reload")), "{calls:?}");
-    assert!(!calls.iter().any(|call| call.contains("StartUnit") || call.contains("RestartUnit")), "{calls:?}");
+    assert!(
+        !calls.iter().any(|call| call.contains("StartUnit") || call.contains("RestartUnit")),
+        "{calls:?}"
+    );
 }
 
 #[tokio::test]

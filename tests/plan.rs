@@ -282,7 +282,7 @@ fn differences(name: &str, expected: &Expected, result: &Expected) -> String {
         let text = |tree: &Expected| {
             tree.get(path).map(|bytes| String::from_utf8_lossy(bytes).into_owned()).unwrap_or_default()
         };
-        let diff = similar::TextDiff::from_lines(&text(expected), &text(result))
+        let diff = similar::TextDiff::from_lines(text(expected), text(result))
             .unified_diff()
             .header("expected", "planned")
             .to_string();

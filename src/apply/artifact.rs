@@ -73,7 +73,11 @@ impl ArtifactError {
 }
 
 /// Makes sure that the artifact lies at its place, with its digest beside it.
-pub(super) async fn ensure(root: &Root, artifact: &PlannedArtifact, download: &impl Download) -> Result<(), ArtifactError> {
+pub(super) async fn ensure(
+    root: &Root,
+    artifact: &PlannedArtifact,
+    download: &impl Download,
+) -> Result<(), ArtifactError> {
     let directory = artifact.path.rsplit_once('/').map_or("/", |(directory, _)| directory);
     root.make_dir(directory, 0o755)?;
     let part = format!("{}.part", artifact.path);
@@ -114,6 +118,11 @@ fn publish(root: &Root, artifact: &PlannedArtifact, part: &str) -> Result<(), Ar
     atomic::publish(root, part, &artifact.path, 0o755)?;
     // The record comes last: a binary without it counts as absent.
     let _ = fault::point("artifact-published");
-    atomic::write(root, &format!("{}.sha256", artifact.path), format!("{}\n", artifact.sha256).as_bytes(), 0o644)?;
+    atomic::write(
+        root,
+        &format!("{}.sha256", artifact.path),
+        format!("{}\n", artifact.sha256).as_bytes(),
+        0o644,
+    )?;
     Ok(())
 }

@@ -32,7 +32,8 @@ pub(super) fn keep_copies(root: &Root, plan: &Plan) -> Result<(), FileError> {
 /// Removes generations that nothing names any more.
 pub(super) fn clean(root: &Root, current: Option<u64>) -> Result<(), FileError> {
     let Some(current) = current else { return Ok(()) };
-    let mut numbers: Vec<u64> = root.list(paths::GENERATIONS)?.iter().filter_map(|name| name.parse().ok()).collect();
+    let mut numbers: Vec<u64> =
+        root.list(paths::GENERATIONS)?.iter().filter_map(|name| name.parse().ok()).collect();
     numbers.sort_unstable();
     let previous = numbers.iter().copied().filter(|number| *number < current).max();
     for number in numbers.into_iter().filter(|number| *number != current && Some(*number) != previous) {
@@ -82,7 +83,8 @@ mod tests {
         for number in 1..=8_u64 {
             root.make_dir(&format!("{}/{number}", paths::GENERATIONS), 0o700).unwrap();
             let token = format!("K10aa::server:password-{}\n", number / 2);
-            atomic::write(&root, &paths::generation_file(number, "server-token"), token.as_bytes(), 0o600).unwrap();
+            atomic::write(&root, &paths::generation_file(number, "server-token"), token.as_bytes(), 0o600)
+                .unwrap();
             clean(&root, Some(number)).unwrap();
         }
         assert_eq!(root.list(paths::GENERATIONS).unwrap(), ["7", "8"]);

@@ -91,7 +91,10 @@ pub async fn fetch(root: &Root, plan: &CheckedPlan, download: &impl Download) ->
 /// When a step fails; what was written before it fits both generations.
 pub fn apply(root: &Root, checked: &CheckedPlan) -> Result<Applied, ApplyError> {
     let plan = checked.plan();
-    let mut applied = Applied { generation: plan.generation.as_ref().map(|generation| generation.number), ..Applied::default() };
+    let mut applied = Applied {
+        generation: plan.generation.as_ref().map(|generation| generation.number),
+        ..Applied::default()
+    };
     root.make_dir(paths::STATE_DIR, 0o700)?;
     pin_identity(root, plan, &mut applied)?;
     let (commit, before) = split(plan);

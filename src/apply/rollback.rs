@@ -4,7 +4,7 @@
 //! written to their places, `config.yaml` last.
 
 use super::generations::COPIES;
-use super::{ApplyError, Applied};
+use super::{Applied, ApplyError};
 use crate::paths;
 use crate::sys::{Root, atomic};
 

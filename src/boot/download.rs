@@ -70,7 +70,9 @@ impl<'a> Downloader<'a> {
             self.watcher.progress(title, Progress { done, total });
         }
         match total {
-            Some(total) if done < total => Err(Box::new(HttpError::Settings(format!("{done} of {total} bytes came")))),
+            Some(total) if done < total => {
+                Err(Box::new(HttpError::Settings(format!("{done} of {total} bytes came"))))
+            }
             _ => Ok(()),
         }
     }

@@ -77,7 +77,15 @@ impl Agent {
         let systemd = Systemd::new(&root);
         let enrolment = enrolment(&root, &configuration.settings);
         let settings = configuration.settings;
-        Ok(Self { root, clock: Clock::System, systemd, settings, enrolment, confirmed: None, watcher: Box::new(super::Quiet) })
+        Ok(Self {
+            root,
+            clock: Clock::System,
+            systemd,
+            settings,
+            enrolment,
+            confirmed: None,
+            watcher: Box::new(super::Quiet),
+        })
     }
 
     /// What the settings say to the plan.
@@ -166,14 +174,19 @@ fn files_of(root: &Root, place: Place, config: Option<&str>) -> Result<Vec<Strin
         Place::File(path) => Ok(vec![path.to_owned()]),
         Place::Directory(directory) => {
             let names = root.list(directory)?.into_iter();
-            Ok(names.filter(|name| name.ends_with(".toml")).map(|name| format!("{directory}/{name}")).collect())
+            Ok(names
+                .filter(|name| name.ends_with(".toml"))
+                .map(|name| format!("{directory}/{name}"))
+                .collect())
         }
     }
 }
 
 fn keep_private(root: &Root, path: &str) -> Result<(), SetupError> {
     match root.stat(path)? {
-        Some(stat) if stat.mode & 0o077 != 0 => Err(SetupError::Exposed { path: path.to_owned(), mode: stat.mode }),
+        Some(stat) if stat.mode & 0o077 != 0 => {
+            Err(SetupError::Exposed { path: path.to_owned(), mode: stat.mode })
+        }
         _ => Ok(()),
     }
 }

@@ -160,7 +160,8 @@ impl Pass {
     /// Whether everything is as it shall be and was seen to be.
     #[must_use]
     pub fn is_steady(&self) -> bool {
-        let healthy = self.verdict.as_ref().is_some_and(|verdict| verdict.health == crate::verify::Health::Healthy);
+        let healthy =
+            self.verdict.as_ref().is_some_and(|verdict| verdict.health == crate::verify::Health::Healthy);
         let idle = self.assignment.as_ref().is_some_and(|assignment| assignment.duty.is_none());
         self.stop.is_none() && !self.again && (healthy || idle)
     }
@@ -174,7 +175,9 @@ impl Pass {
         let young = ["k3s", "k3s-agent"].into_iter().any(|name| {
             let unit = self.facts.runtime.units.get(name).and_then(|fact| fact.known());
             // Not up when it was looked at: it was started in this pass.
-            unit.is_some_and(|unit| unit.main_pid != 0 && now.saturating_sub(unit.since_monotonic_s) < COMING_UP_S)
+            unit.is_some_and(|unit| {
+                unit.main_pid != 0 && now.saturating_sub(unit.since_monotonic_s) < COMING_UP_S
+            })
         });
         let started = self.activated.as_ref().is_some_and(|activated| !activated.jobs.is_empty());
         verdict.waiting || (verdict.health != crate::verify::Health::Healthy && (young || started))

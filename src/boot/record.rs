@@ -21,12 +21,22 @@ pub(super) fn load(agent: &Agent, pass: &mut Pass) -> Option<Ledger> {
     match ledger::load(&agent.root) {
         Ok(loaded) => {
             if let Some(damage) = loaded.damage() {
-                pass.find(Severity::Warn, Refusal::new("EB-state-file", format!("ledger: {damage}"), "its earlier copy is in force"));
+                pass.find(
+                    Severity::Warn,
+                    Refusal::new(
+                        "EB-state-file",
+                        format!("ledger: {damage}"),
+                        "its earlier copy is in force",
+                    ),
+                );
             }
             loaded.value()
         }
         Err(error) => {
-            pass.find(Severity::Warn, Refusal::new("EB-state-file", Chain(&error).to_string(), "it is written anew"));
+            pass.find(
+                Severity::Warn,
+                Refusal::new("EB-state-file", Chain(&error).to_string(), "it is written anew"),
+            );
             None
         }
     }
@@ -47,7 +57,11 @@ pub(super) fn blocked(ledger: Option<&Ledger>, checked: &CheckedPlan) -> Option<
     ))
 }
 
-pub(super) fn committed(agent: &Agent, now: Option<&Ledger>, checked: &CheckedPlan) -> Result<(), StateError> {
+pub(super) fn committed(
+    agent: &Agent,
+    now: Option<&Ledger>,
+    checked: &CheckedPlan,
+) -> Result<(), StateError> {
     let Some(generation) = &checked.plan().generation else { return Ok(()) };
     let event = Event::Committed { generation: generation.number, digest: generation.digest.clone() };
     ledger::record(&agent.root, now, event).map(|_| ())
@@ -95,7 +109,11 @@ async fn failed(agent: &mut Agent, checked: &CheckedPlan, pass: &mut Pass) -> Re
     restart(agent, checked).await;
     pass.find(
         Severity::Fail,
-        Refusal::new("EB-rolled-back", format!("generation {} failed: {reason}", ledger.generation), "generation before it is in force again"),
+        Refusal::new(
+            "EB-rolled-back",
+            format!("generation {} failed: {reason}", ledger.generation),
+            "generation before it is in force again",
+        ),
     );
     Ok(())
 }
@@ -105,7 +123,8 @@ fn gave_up(pass: &Pass, checked: &CheckedPlan) -> bool {
     let Some(name) = checked.plan().k3s_unit() else { return false };
     let unit = pass.facts.runtime.units.get(name.trim_end_matches(".service")).and_then(|fact| fact.known());
     unit.is_some_and(|unit| {
-        unit.active == "failed" || unit.restarts.known().is_some_and(|restarts| *restarts >= TOO_MANY_RESTARTS)
+        unit.active == "failed"
+            || unit.restarts.known().is_some_and(|restarts| *restarts >= TOO_MANY_RESTARTS)
     })
 }
 

@@ -11,8 +11,8 @@ use super::{Agent, Downloader, Order, Pass, Severity, Stop, StopKind, Until, rec
 use crate::activate::{self, Wish};
 use crate::enrol::{EnrolError, Enrolled, Freshness, Outcome, Source, Waiting};
 use crate::error::Chain;
-use crate::plan::{self, CheckedPlan, Inputs, Refusal, WaitingOn, diff, units};
 use crate::facts::HostFacts;
+use crate::plan::{self, CheckedPlan, Inputs, Refusal, WaitingOn, diff, units};
 use crate::sys::systemd::Systemd;
 use crate::sys::{Clock, Root, clock};
 use crate::verify::{self, Probing};
@@ -30,7 +30,8 @@ async fn timed<T>(pass: &mut Pass, step: &str, work: impl Future<Output = T>) ->
 }
 
 fn note_time(pass: &mut Pass, step: &str, taken: Duration) {
-    *pass.steps_ms.entry(step.to_owned()).or_default() += u64::try_from(taken.as_millis()).unwrap_or(u64::MAX);
+    *pass.steps_ms.entry(step.to_owned()).or_default() +=
+        u64::try_from(taken.as_millis()).unwrap_or(u64::MAX);
 }
 
 /// What is observed on the host.
@@ -62,7 +63,14 @@ fn take_over(agent: &mut Agent, enrolled: Enrolled, pass: &mut Pass) {
     }
     if let Some(trouble) = trouble {
         // The WAN is never a health signal (invariant 11).
-        pass.find(Severity::Info, Refusal::new(trouble.code(), Chain(&trouble).to_string(), "the assignment on disk stays in force"));
+        pass.find(
+            Severity::Info,
+            Refusal::new(
+                trouble.code(),
+                Chain(&trouble).to_string(),
+                "the assignment on disk stays in force",
+            ),
+        );
     }
     if let Some(damage) = damage {
         pass.find(Severity::Warn, Refusal::new("EB-state-file", damage, "its earlier copy is in force"));
@@ -84,7 +92,9 @@ fn enrol_waits(waiting: &Waiting) -> Stop {
         other => other.to_string(),
     };
     let next = match waiting {
-        Waiting::Approval { .. } => "tell the code that `edge-bootstrap status` shows to the central service's people",
+        Waiting::Approval { .. } => {
+            "tell the code that `edge-bootstrap status` shows to the central service's people"
+        }
         _ => "then it goes on by itself",
     };
     Stop { why: Refusal::new(waiting.code(), reason, next), kind }
@@ -116,7 +126,11 @@ pub(super) fn plan(agent: &Agent, pass: &mut Pass) -> Result<CheckedPlan, Stop> 
 
 fn planned(agent: &Agent, pass: &Pass) -> Result<(CheckedPlan, diff::Changes), Stop> {
     let Some(assignment) = &pass.assignment else {
-        let why = Refusal::new("EB-assignment-pending", "there is no assignment yet", "it goes on when there is one");
+        let why = Refusal::new(
+            "EB-assignment-pending",
+            "there is no assignment yet",
+            "it goes on when there is one",
+        );
         return Err(Stop { why, kind: StopKind::Waiting });
     };
     let local = agent.local();
@@ -142,10 +156,18 @@ fn plan_refused(broken: &[Refusal]) -> Stop {
 }
 
 fn failed(code: &str, error: &(dyn std::error::Error + 'static)) -> Stop {
-    Stop { why: Refusal::new(code, Chain(error).to_string(), "it is tried again by itself"), kind: StopKind::Failed }
+    Stop {
+        why: Refusal::new(code, Chain(error).to_string(), "it is tried again by itself"),
+        kind: StopKind::Failed,
+    }
 }
 
-pub(super) async fn apply(agent: &mut Agent, order: Order, checked: &CheckedPlan, pass: &mut Pass) -> Result<(), Stop> {
+pub(super) async fn apply(
+    agent: &mut Agent,
+    order: Order,
+    checked: &CheckedPlan,
+    pass: &mut Pass,
+) -> Result<(), Stop> {
     let ledger = record::load(agent, pass);
     if let Some(blocked) = record::blocked(ledger.as_ref(), checked) {
         pass.find(Severity::Fail, blocked);
@@ -153,7 +175,8 @@ pub(super) async fn apply(agent: &mut Agent, order: Order, checked: &CheckedPlan
         return Ok(());
     }
     if order.until == Until::Ready && !checked.plan().artifacts.is_empty() {
-        let why = Refusal::new("EB-wait-k3s", "k3s's binary must be fetched first", "it is fetched after the boot");
+        let why =
+            Refusal::new("EB-wait-k3s", "k3s's binary must be fetched first", "it is fetched after the boot");
         return Err(Stop { why, kind: StopKind::Waiting });
     }
     let source = Source::from(&agent.settings);
@@ -218,7 +241,11 @@ pub(super) async fn verify(agent: &mut Agent, checked: &CheckedPlan, pass: &mut 
         ports: verify::Ports::default(),
     };
     let verdict = timed(pass, "verify", verify::look(&probing)).await;
-    debug!(EDGE_STEP = "verify", EDGE_REASON = verdict.cause.as_deref().unwrap_or_default(), "node was looked at");
+    debug!(
+        EDGE_STEP = "verify",
+        EDGE_REASON = verdict.cause.as_deref().unwrap_or_default(),
+        "node was looked at"
+    );
     pass.verdict = Some(verdict);
     Ok(())
 }

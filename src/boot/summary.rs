@@ -8,7 +8,9 @@ use crate::facts::runtime::PinnedIdentity;
 use crate::hold::Hold;
 use crate::pause::Pause;
 use crate::plan;
-use crate::report::status::{self, Finding, LastPass, LeftAlone, NodeAddress, Paused, PendingRestart, Status};
+use crate::report::status::{
+    self, Finding, LastPass, LeftAlone, NodeAddress, Paused, PendingRestart, Status,
+};
 use crate::report::{FindingStatus, Outcome, Phase};
 use crate::sys::clock::rfc3339;
 use crate::verify::{Health, State};
@@ -34,7 +36,8 @@ pub fn update(status: &mut Status, agent: &Agent, pass: &Pass, beside: &Beside) 
     }
     place(status, pass);
     status.last_contact = beside.last_contact.map(rfc3339);
-    status.last_pass = Some(LastPass { at: now.clone(), outcome: outcome(pass, beside), steps_ms: pass.steps_ms.clone() });
+    status.last_pass =
+        Some(LastPass { at: now.clone(), outcome: outcome(pass, beside), steps_ms: pass.steps_ms.clone() });
     status.waiting_on = pass.stop.as_ref().map(|stop| (&stop.why).into());
     status.hold = beside.hold.as_ref().map(|hold| status::Hold {
         code: hold.code.clone(),
@@ -58,7 +61,8 @@ fn place(status: &mut Status, pass: &Pass) {
         status.site = Some(assignment.site.to_string());
         status.generation = assignment.generation;
     }
-    let pinned = pass.plan.as_ref().and_then(|plan| plan.plan().identity.as_ref()).or(plan::pinned(&pass.facts));
+    let pinned =
+        pass.plan.as_ref().and_then(|plan| plan.plan().identity.as_ref()).or(plan::pinned(&pass.facts));
     if let Some(pinned) = pinned {
         status.node = Some(NodeAddress { name: pinned.node_name.clone(), ip: pinned.node_ip });
         status.epoch = pinned.epoch;

@@ -13,7 +13,7 @@ use crate::boot::{self, Agent, Order, Pass, StopKind, Until};
 use crate::report::status::{self, Status};
 use crate::report::{self};
 use crate::sys::{host, lock};
-use crate::{activate, hold, ledger, pause, paths};
+use crate::{activate, hold, ledger, paths, pause};
 
 /// How long the central service may be asked in one pass.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -109,11 +109,13 @@ fn conclude(pass: &Pass) -> u8 {
 /// told on the screen already.
 fn publish(agent: &Agent, pass: &Pass) {
     let before = report::read_status(&agent.root).ok().flatten();
-    let daemon = before.as_ref().is_some_and(|status| host::process_start(&agent.root, status.agent.pid).is_some());
+    let daemon =
+        before.as_ref().is_some_and(|status| host::process_start(&agent.root, status.agent.pid).is_some());
     if daemon || !agent.root.is_host() {
         return;
     }
-    let me = status::Agent { version: env!("CARGO_PKG_VERSION").to_owned(), pid: host::pid(), starts_in_boot: 0 };
+    let me =
+        status::Agent { version: env!("CARGO_PKG_VERSION").to_owned(), pid: host::pid(), starts_in_boot: 0 };
     let mut status = before.unwrap_or_else(|| Status::starting("", me, agent.clock.rfc3339()));
     let beside = Beside { hold: hold::current(&agent.root), ..Beside::default() };
     summary::update(&mut status, agent, pass, &beside);

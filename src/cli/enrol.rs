@@ -65,7 +65,12 @@ pub async fn run(common: &Common, args: &EnrolArgs) -> anyhow::Result<u8> {
                 return Err(trouble.into());
             }
             let assignment = enrolled.assignment;
-            output::text(&format!("claimed: {} of site {}, generation {}", assignment.role(), assignment.site, assignment.generation));
+            output::text(&format!(
+                "claimed: {} of site {}, generation {}",
+                assignment.role(),
+                assignment.site,
+                assignment.generation
+            ));
             Ok(0)
         }
         Outcome::Waiting(Waiting::Undecided) => {
@@ -84,7 +89,8 @@ fn token(root: &Root, args: &EnrolArgs) -> anyhow::Result<Option<String>> {
         None => Ok(None),
         Some("-") => Ok(Some(host::standard_input()?)),
         Some(path) => {
-            let text = root.read_text(path)?.ok_or_else(|| anyhow::anyhow!("token file {path} is not there"))?;
+            let text =
+                root.read_text(path)?.ok_or_else(|| anyhow::anyhow!("token file {path} is not there"))?;
             Ok(Some(text))
         }
     }
@@ -101,11 +107,14 @@ fn write(root: &Root, args: &EnrolArgs, token: Option<&str>) -> anyhow::Result<(
 
 fn drop_in(args: &EnrolArgs, has_token: bool) -> String {
     let text = |text: &str| Value::String(text.to_owned()).to_string();
-    let mut out = format!("# Written by `edge-bootstrap enrol`.\n[central]\nendpoints = [{}]\n", text(&args.central));
+    let mut out =
+        format!("# Written by `edge-bootstrap enrol`.\n[central]\nendpoints = [{}]\n", text(&args.central));
     // Writing to a String cannot fail.
     let _ = match &args.ca {
         Some(ca) => writeln!(out, "ca-file = {}", text(ca)),
-        None => writeln!(out, "pins = [{}]", args.pin.iter().map(|pin| text(pin)).collect::<Vec<_>>().join(", ")),
+        None => {
+            writeln!(out, "pins = [{}]", args.pin.iter().map(|pin| text(pin)).collect::<Vec<_>>().join(", "))
+        }
     };
     if has_token {
         let _ = writeln!(out, "enrol-token-file = {}", text(TOKEN));

@@ -18,7 +18,11 @@ use crate::facts::{Fact, HostFacts};
 /// When the result has no JSON form.
 pub async fn run(common: &super::Common) -> anyhow::Result<u8> {
     let facts = crate::boot::facts(&common.root()).await;
-    if common.json { super::output::json(&facts)? } else { super::output::text(&text(&facts)) }
+    if common.json {
+        super::output::json(&facts)?
+    } else {
+        super::output::text(&text(&facts))
+    }
     Ok(0)
 }
 

@@ -116,7 +116,8 @@ pub fn main() -> ExitCode {
 }
 
 fn usage(error: &clap::Error) -> ExitCode {
-    let help = matches!(error.kind(), clap::error::ErrorKind::DisplayHelp | clap::error::ErrorKind::DisplayVersion);
+    let help =
+        matches!(error.kind(), clap::error::ErrorKind::DisplayHelp | clap::error::ErrorKind::DisplayVersion);
     // Nothing can be said where not even this can be written.
     let _ = error.print();
     if help { ExitCode::SUCCESS } else { ExitCode::from(USAGE) }

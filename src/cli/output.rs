@@ -54,7 +54,12 @@ impl Watcher for Terminal {
         let mib = |bytes: u64| bytes / (1 << 20);
         let line = match progress.total {
             Some(total) if total > 0 => {
-                format!("{title}: {} of {} MiB, {} %", mib(progress.done), mib(total), progress.done * 100 / total)
+                format!(
+                    "{title}: {} of {} MiB, {} %",
+                    mib(progress.done),
+                    mib(total),
+                    progress.done * 100 / total
+                )
             }
             _ => format!("{title}: {} MiB", mib(progress.done)),
         };

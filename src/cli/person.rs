@@ -22,10 +22,14 @@ pub struct PauseArgs {
 }
 
 pub async fn pause(common: &Common, args: &PauseArgs) -> anyhow::Result<u8> {
-    let duration = parse_duration(&args.duration).map_err(|error| anyhow::anyhow!("--for {}: {error}", args.duration))?;
+    let duration = parse_duration(&args.duration)
+        .map_err(|error| anyhow::anyhow!("--for {}: {error}", args.duration))?;
     let clock = Clock::System;
-    let by = host::environment("SUDO_USER").or_else(|| host::environment("USER")).unwrap_or_else(|| "root".to_owned());
-    let pause = Pause { until: clock.unix().saturating_add(duration.as_secs()), by, reason: args.reason.clone() };
+    let by = host::environment("SUDO_USER")
+        .or_else(|| host::environment("USER"))
+        .unwrap_or_else(|| "root".to_owned());
+    let pause =
+        Pause { until: clock.unix().saturating_add(duration.as_secs()), by, reason: args.reason.clone() };
     pause::set(&common.root(), &pause)?;
     wake(common).await;
     output::text(&format!(
@@ -42,7 +46,11 @@ pub async fn resume(common: &Common) -> anyhow::Result<u8> {
     let now = ledger::load(&root)?.value();
     ledger::record(&root, now.as_ref(), ledger::Event::Forgiven)?;
     wake(common).await;
-    output::text(if was_paused { "resumed" } else { "was not paused; units that a person stopped start again" });
+    output::text(if was_paused {
+        "resumed"
+    } else {
+        "was not paused; units that a person stopped start again"
+    });
     Ok(0)
 }
 

@@ -110,7 +110,8 @@ fn show(common: &Common, plan: Plan, inputs: Inputs<'_>) -> anyhow::Result<u8> {
 fn text(plan: &Plan, changes: &Changes, facts: &HostFacts) -> String {
     let mut out = String::new();
     if let Some(identity) = plan.identity.as_ref().filter(|_| changes.identity) {
-        let _ = writeln!(out, "pin identity {} {} as {}", identity.node_name, identity.node_ip, identity.role);
+        let _ =
+            writeln!(out, "pin identity {} {} as {}", identity.node_name, identity.node_ip, identity.role);
     }
     if let Some(hostname) = &changes.hostname {
         let _ = writeln!(out, "set hostname {hostname}");
@@ -127,7 +128,9 @@ fn text(plan: &Plan, changes: &Changes, facts: &HostFacts) -> String {
     }
     lines(&mut out, "link", changes.links.iter().cloned());
     lines(&mut out, "remove", changes.removals.iter().cloned());
-    let unit = |change: &diff::UnitChange| format!("{} {}\n    because: {}", change.action, change.name, change.reason);
+    let unit = |change: &diff::UnitChange| {
+        format!("{} {}\n    because: {}", change.action, change.name, change.reason)
+    };
     lines(&mut out, "unit", changes.units.iter().map(unit));
     lines(&mut out, "waits for the room's Lease:", changes.pending.iter().map(unit));
     lines(&mut out, "note:", plan.notes.iter().cloned());

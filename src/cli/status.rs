@@ -14,7 +14,9 @@ use crate::report::status::{PendingClaim, Status, UnitState, one_line};
 pub fn run(common: &super::Common) -> anyhow::Result<u8> {
     let root = common.root();
     let Some(status) = report::read_status(&root)? else {
-        anyhow::bail!("edge-bootstrap has said nothing in this boot; `systemctl status edge-bootstrap` tells whether it runs");
+        anyhow::bail!(
+            "edge-bootstrap has said nothing in this boot; `systemctl status edge-bootstrap` tells whether it runs"
+        );
     };
     if common.json {
         output::json(&status)?;
@@ -103,7 +105,7 @@ fn place(out: &mut Lines, status: &Status) {
 }
 
 fn passes(out: &mut Lines, status: &Status) {
-    out.line("contact", status.last_contact.as_deref().unwrap_or("never"));
+    out.line("contact", status.last_contact.as_deref().unwrap_or("not in this boot"));
     match &status.last_pass {
         Some(pass) => out.line("last pass", format!("{}, {}", pass.outcome, pass.at)),
         None => out.line("last pass", "none yet"),

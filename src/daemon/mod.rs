@@ -126,8 +126,16 @@ impl Daemon {
         let signals = signals().map_err(DaemonError::Signals)?;
         let beside = Beside { safe_mode: starts.only_observe(), ..Beside::default() };
         let mut daemon = Self {
-            root, config, status, beside, starts, signals,
-            agent: None, talk: None, said: None, late_hold_ends: None,
+            root,
+            config,
+            status,
+            beside,
+            starts,
+            signals,
+            agent: None,
+            talk: None,
+            said: None,
+            late_hold_ends: None,
             is_serving: false,
             next_pass: Instant::now(),
             watchdog: notify::watchdog_interval().map(feeding),
@@ -170,7 +178,11 @@ impl Daemon {
             Ok(Some(pass)) => self.after(pass),
             Ok(None) => warn!(EDGE_STEP = "start", "another pass holds the lock, going on without"),
             Err(_) => {
-                let late = Refusal::new("EB-pre-start-late", "checks before the start are not done yet", "it goes on by itself");
+                let late = Refusal::new(
+                    "EB-pre-start-late",
+                    "checks before the start are not done yet",
+                    "it goes on by itself",
+                );
                 self.hold(&late);
                 self.late_hold_ends = Some(Instant::now() + LATE_HOLD);
             }
@@ -284,7 +296,11 @@ impl Daemon {
                 Phase::PendingApproval,
             ),
             _ => (
-                Refusal::new(waiting.code(), "central has not decided yet what this host shall be", "it goes on by itself"),
+                Refusal::new(
+                    waiting.code(),
+                    "central has not decided yet what this host shall be",
+                    "it goes on by itself",
+                ),
                 Phase::Enrolling,
             ),
         };
@@ -310,7 +326,9 @@ impl Daemon {
         let before = report::read_claim(&self.root).ok().flatten();
         // The time of the first wait stays, so that an unchanged claim is no change.
         let claim = claim.map(|claim| match &before {
-            Some(before) if before.code == claim.code => PendingClaim { since: before.since.clone(), ..claim },
+            Some(before) if before.code == claim.code => {
+                PendingClaim { since: before.since.clone(), ..claim }
+            }
             _ => claim,
         });
         if let Some(claim) = claim.as_ref().filter(|claim| before.as_ref() != Some(*claim)) {
@@ -445,7 +463,11 @@ fn pause_after(pass: &Pass) -> Duration {
 
 /// Runs `work` to its end, feeding the watchdog; `None` when a stop came first.
 /// A pass that is dropped is dropped between its writes: they do not await.
-async fn attended<T>(work: impl Future<Output = T>, signals: &mut Signals, watchdog: &mut Option<Interval>) -> Option<T> {
+async fn attended<T>(
+    work: impl Future<Output = T>,
+    signals: &mut Signals,
+    watchdog: &mut Option<Interval>,
+) -> Option<T> {
     tokio::pin!(work);
     loop {
         tokio::select! {

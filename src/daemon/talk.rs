@@ -57,10 +57,16 @@ impl Talk {
         let (reports, reported) = watch::channel(None);
         let mut tasks = Vec::new();
         if matches!(Source::from(settings), Source::Central(_)) {
-            let asking = Asking { enrolment: host::enrolment(root, settings), clock, introduced, words: sender.clone() };
+            let asking = Asking {
+                enrolment: host::enrolment(root, settings),
+                clock,
+                introduced,
+                words: sender.clone(),
+            };
             tasks.push(tokio::task::spawn_local(asking.run()));
             let enrolment = host::enrolment(root, settings);
-            let reporting = Reporting { enrolment, outbox: Outbox::new(root, clock), clock, reported, words: sender };
+            let reporting =
+                Reporting { enrolment, outbox: Outbox::new(root, clock), clock, reported, words: sender };
             tasks.push(tokio::task::spawn_local(reporting.run()));
         }
         Self { words, introductions, reports, tasks }
@@ -246,6 +252,10 @@ impl Reporting {
 
 /// Whether two reports differ in more than clock and number.
 fn differs(old: &Report, new: &Report) -> bool {
-    let plain = |report: &Report| Report { sequence: 0, clock: crate::wire::report::ReportedClock::default(), ..report.clone() };
+    let plain = |report: &Report| Report {
+        sequence: 0,
+        clock: crate::wire::report::ReportedClock::default(),
+        ..report.clone()
+    };
     plain(old) != plain(new)
 }

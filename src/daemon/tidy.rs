@@ -40,7 +40,11 @@ pub(super) fn sweep(root: &Root) {
         }
     }
     if removed > 0 {
-        info!(EDGE_STEP = "start", EDGE_FILES = removed, "temporary files of an interrupted pass are removed");
+        info!(
+            EDGE_STEP = "start",
+            EDGE_FILES = removed,
+            "temporary files of an interrupted pass are removed"
+        );
     }
 }
 

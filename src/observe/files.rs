@@ -68,7 +68,8 @@ pub fn observe(root: &Root, generation: Option<u64>) -> BTreeMap<String, FileFac
 fn tools(root: &Root) -> Vec<(String, FileFact)> {
     let places = ["/usr/local/bin", "/usr/bin"];
     let paths = places.iter().flat_map(|place| TOOLS.map(|name| format!("{place}/{name}")));
-    let is_link_of_ours = |path: &String| path.starts_with("/usr/local/") && root.read_link(path).ok().flatten().is_some();
+    let is_link_of_ours =
+        |path: &String| path.starts_with("/usr/local/") && root.read_link(path).ok().flatten().is_some();
     paths
         .filter(|path| root.exists(path) && !is_link_of_ours(path))
         .map(|path| (path, FileFact { mode: 0, size: 0, sha256: String::new(), text: None }))

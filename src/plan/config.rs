@@ -19,7 +19,8 @@ use crate::role::{Duty, Role, Snapshots};
 use crate::wire::secret::{fingerprint, sha256_hex};
 
 /// First lines of the file; the first one names its owner.
-const HEADER: &str = "Written by edge-bootstrap; changes here are put back. Operators add files in config.yaml.d/.";
+const HEADER: &str =
+    "Written by edge-bootstrap; changes here are put back. Operators add files in config.yaml.d/.";
 /// Packaged components that need a cluster network, which these nodes lack.
 const DISABLED: [&str; 5] = ["coredns", "servicelb", "traefik", "local-storage", "metrics-server"];
 /// Name of the side file with a server's token.
@@ -71,8 +72,9 @@ fn agent_start(duty: &Duty) -> Result<Start, WaitingOn> {
 
 fn without_datastore(inputs: Inputs<'_>, duty: &Duty) -> Result<Start, WaitingOn> {
     let cluster = &duty.cluster;
-    let was_member = pinned(inputs.facts)
-        .is_some_and(|identity| identity.epoch == cluster.epoch && identity.role == Role::Server && identity.joined.is_some());
+    let was_member = pinned(inputs.facts).is_some_and(|identity| {
+        identity.epoch == cluster.epoch && identity.role == Role::Server && identity.joined.is_some()
+    });
     match (&cluster.ca_hash, cluster.servers.is_empty()) {
         (Some(_), false) => Ok(Start::Join),
         (Some(_), true) if cluster.init => Err(datastore_missing().into()),
@@ -116,7 +118,12 @@ impl std::fmt::Debug for Side {
     }
 }
 
-pub(super) fn render(inputs: Inputs<'_>, duty: &Duty, start: Start, runtime: &Decision) -> Result<Rendered, WaitingOn> {
+pub(super) fn render(
+    inputs: Inputs<'_>,
+    duty: &Duty,
+    start: Start,
+    runtime: &Decision,
+) -> Result<Rendered, WaitingOn> {
     let mut entries = node_entries(duty, runtime, inputs);
     match duty.role {
         Role::Server => entries.extend(server_entries(duty, start)),
@@ -142,7 +149,9 @@ fn node_entries(duty: &Duty, runtime: &Decision, inputs: Inputs<'_>) -> Vec<(Str
     ];
     let labels: Vec<String> = node.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let taints: Vec<String> = node.taints.iter().map(ToString::to_string).collect();
-    for (key, list) in [("node-label", labels), ("node-taint", taints), ("kubelet-arg", runtime.kubelet_args(inputs, duty))] {
+    for (key, list) in
+        [("node-label", labels), ("node-taint", taints), ("kubelet-arg", runtime.kubelet_args(inputs, duty))]
+    {
         if !list.is_empty() {
             entries.push(entry(key, Value::List(list)));
         }
@@ -161,7 +170,8 @@ fn server_entries(duty: &Duty, start: Start) -> Vec<(String, Value)> {
         entry("disable", Value::List(DISABLED.map(str::to_owned).into())),
     ];
     if !cluster.tls_san.is_empty() {
-        entries.push(entry("tls-san", Value::List(cluster.tls_san.iter().map(ToString::to_string).collect())));
+        entries
+            .push(entry("tls-san", Value::List(cluster.tls_san.iter().map(ToString::to_string).collect())));
     }
     if start == Start::Init {
         entries.push(entry("cluster-init", Value::yes()));
@@ -201,7 +211,11 @@ fn agent_server(inputs: Inputs<'_>, duty: &Duty) -> String {
     kept.or(servers.first()).map(ServerUrl::to_string).unwrap_or_default()
 }
 
-fn add_free_keys(entries: &mut Vec<(String, Value)>, inputs: Inputs<'_>, duty: &Duty) -> Result<(), WaitingOn> {
+fn add_free_keys(
+    entries: &mut Vec<(String, Value)>,
+    inputs: Inputs<'_>,
+    duty: &Duty,
+) -> Result<(), WaitingOn> {
     for (key, value) in &duty.k3s.config {
         let key = key.as_str();
         allow(key, inputs, duty)?;
@@ -228,7 +242,9 @@ fn allow(key: &str, inputs: Inputs<'_>, duty: &Duty) -> Result<(), WaitingOn> {
         return Ok(());
     }
     let next = match keys::nearest(key).filter(|near| *near != key) {
-        _ if keys::NEED_PERMISSION.contains(&key) => format!("allow it on this host with [trust] allow-keys = [\"{key}\"]"),
+        _ if keys::NEED_PERMISSION.contains(&key) => {
+            format!("allow it on this host with [trust] allow-keys = [\"{key}\"]")
+        }
         Some(near) => format!("did you mean {near}?"),
         None => format!("remove it, or allow it on this host with [trust] allow-keys = [\"{key}\"]"),
     };
@@ -236,12 +252,20 @@ fn allow(key: &str, inputs: Inputs<'_>, duty: &Duty) -> Result<(), WaitingOn> {
 }
 
 fn owned_key(key: &str) -> Refusal {
-    Refusal::new("EB-k3s-key", format!("`k3s.config` sets {key}, which the plan itself decides"), "remove it there")
+    Refusal::new(
+        "EB-k3s-key",
+        format!("`k3s.config` sets {key}, which the plan itself decides"),
+        "remove it there",
+    )
 }
 
 fn bad_value(key: &str) -> WaitingOn {
-    Refusal::new("EB-k3s-key", format!("`k3s.config` gives {key} a value that is no text, number, switch or list"), "correct it there")
-        .into()
+    Refusal::new(
+        "EB-k3s-key",
+        format!("`k3s.config` gives {key} a value that is no text, number, switch or list"),
+        "correct it there",
+    )
+    .into()
 }
 
 fn sides(duty: &Duty) -> Vec<Side> {
@@ -251,7 +275,13 @@ fn sides(duty: &Duty) -> Vec<Side> {
     };
     let sides = match duty.role {
         Role::Server => [
-            side("token-file", SERVER_TOKEN, "the servers' join token", duty.join.server.as_ref(), Some("server")),
+            side(
+                "token-file",
+                SERVER_TOKEN,
+                "the servers' join token",
+                duty.join.server.as_ref(),
+                Some("server"),
+            ),
             side("agent-token-file", AGENT_TOKEN, "the agents' join token", duty.join.agent.as_ref(), None),
         ],
         _ => [
@@ -302,7 +332,8 @@ fn kubelet_args_hold(effective: &Effective, needed: &[String]) -> Result<(), Ref
 impl Rendered {
     /// Names the content, whatever the number of its generation.
     pub fn digest(&self) -> String {
-        let sides: Vec<_> = self.sides.iter().map(|side| (side.name, sha256_hex(side.content.as_bytes()))).collect();
+        let sides: Vec<_> =
+            self.sides.iter().map(|side| (side.name, sha256_hex(side.content.as_bytes()))).collect();
         sha256_hex(json!([yaml::render("", &self.entries), sides]).to_string().as_bytes())
     }
 

@@ -51,11 +51,16 @@ pub struct Decision {
 pub(super) fn decide(inputs: Inputs<'_>, duty: &Duty) -> Result<Decision, WaitingOn> {
     let containerd = &inputs.facts.runtime.containerd;
     let missing = |what: &str, reason: Option<&str>| {
-        WaitingOn::Containerd(format!("{what}{}; install the distribution's containerd package", reason.unwrap_or_default()))
+        WaitingOn::Containerd(format!(
+            "{what}{}; install the distribution's containerd package",
+            reason.unwrap_or_default()
+        ))
     };
     let binary = containerd.binary.known().ok_or_else(|| missing("", containerd.binary.reason()))?;
-    let version =
-        *containerd.version.known().ok_or_else(|| missing("containerd's version is not known: ", containerd.version.reason()))?;
+    let version = *containerd
+        .version
+        .known()
+        .ok_or_else(|| missing("containerd's version is not known: ", containerd.version.reason()))?;
     if !(1..=2).contains(&version.0) {
         let (major, minor, _) = version;
         return Err(WaitingOn::Containerd(format!(
@@ -115,7 +120,11 @@ impl Decision {
 pub(super) fn files(duty: &Duty, decision: &Decision) -> Vec<PlannedFile> {
     let mut files = vec![
         PlannedFile::public(paths::CONTAINERD_CONFIG, config(duty, decision), reason(decision)),
-        PlannedFile::public(paths::CNI_LOOPBACK, LOOPBACK, "the CRI reports NetworkReady once one network is configured"),
+        PlannedFile::public(
+            paths::CNI_LOOPBACK,
+            LOOPBACK,
+            "the CRI reports NetworkReady once one network is configured",
+        ),
     ];
     files.extend(duty.runtime.mirrors.iter().map(hosts_file));
     files
@@ -123,12 +132,18 @@ pub(super) fn files(duty: &Duty, decision: &Decision) -> Vec<PlannedFile> {
 
 /// `hosts.toml` files of ours whose registry is not named any more.
 pub(super) fn removals(inputs: Inputs<'_>, duty: &Duty) -> Vec<PlannedRemoval> {
-    let wanted: Vec<String> = duty.runtime.mirrors.iter().map(|mirror| hosts_path(mirror.registry.as_str())).collect();
+    let wanted: Vec<String> =
+        duty.runtime.mirrors.iter().map(|mirror| hosts_path(mirror.registry.as_str())).collect();
     let ours = |text: &Option<String>| text.as_ref().is_some_and(|text| text.starts_with(MARK));
     let files = inputs.facts.runtime.files.iter();
     files
-        .filter(|(path, file)| path.starts_with(paths::CONTAINERD_CERTS) && ours(&file.text) && !wanted.contains(path))
-        .map(|(path, _)| PlannedRemoval { path: path.clone(), reason: "the assignment names no mirrors of it".to_owned() })
+        .filter(|(path, file)| {
+            path.starts_with(paths::CONTAINERD_CERTS) && ours(&file.text) && !wanted.contains(path)
+        })
+        .map(|(path, _)| PlannedRemoval {
+            path: path.clone(),
+            reason: "the assignment names no mirrors of it".to_owned(),
+        })
         .collect()
 }
 
@@ -137,7 +152,10 @@ pub(super) fn foreign_network(inputs: Inputs<'_>) -> Option<String> {
     let ours = paths::CNI_LOOPBACK.rsplit('/').next()?;
     let files = inputs.facts.runtime.cni_files.known()?;
     let first = files.iter().find(|name| name.as_str() < ours)?;
-    Some(format!("{}: {first} comes before our loopback network, so containerd takes that one; it is left alone", paths::CNI_DIR))
+    Some(format!(
+        "{}: {first} comes before our loopback network, so containerd takes that one; it is left alone",
+        paths::CNI_DIR
+    ))
 }
 
 /// First words of a `hosts.toml` of ours.
@@ -149,7 +167,8 @@ fn hosts_path(registry: &str) -> String {
 
 /// `cniVersion` stays below 1.1.0: from there on containerd runs the plugin
 /// before it calls the network ready.
-const LOOPBACK: &str = "{\"cniVersion\":\"0.4.0\",\"name\":\"edge-loopback\",\"plugins\":[{\"type\":\"loopback\"}]}\n";
+const LOOPBACK: &str =
+    "{\"cniVersion\":\"0.4.0\",\"name\":\"edge-loopback\",\"plugins\":[{\"type\":\"loopback\"}]}\n";
 
 fn reason(decision: &Decision) -> String {
     let (major, minor, patch) = decision.version;
@@ -161,7 +180,8 @@ fn reason(decision: &Decision) -> String {
 fn config(duty: &Duty, decision: &Decision) -> String {
     let mut table = common(decision);
     let sandbox = duty.runtime.sandbox_image.as_ref();
-    let plugins = if decision.version.0 == 1 { schema_2(decision, sandbox) } else { schema_3(decision, sandbox) };
+    let plugins =
+        if decision.version.0 == 1 { schema_2(decision, sandbox) } else { schema_3(decision, sandbox) };
     table.insert("plugins".into(), Value::Table(plugins));
     // A table of strings, numbers and lists always has a TOML form.
     let text = toml::to_string(&table).unwrap_or_default();
@@ -181,7 +201,8 @@ fn list(values: impl IntoIterator<Item = impl Into<String>>) -> Value {
 }
 
 fn common(decision: &Decision) -> Table {
-    let (schema, cri): (i64, &[&str]) = if decision.version.0 == 1 { (2, &[CRI]) } else { (3, &[CRI, IMAGES, RUNTIME]) };
+    let (schema, cri): (i64, &[&str]) =
+        if decision.version.0 == 1 { (2, &[CRI]) } else { (3, &[CRI, IMAGES, RUNTIME]) };
     table([
         ("version", Value::Integer(schema)),
         ("root", text(ROOT)),
@@ -278,7 +299,11 @@ fn hosts_file(mirror: &Mirror) -> PlannedFile {
         // Read by containerd 2.0.7 and newer, ignored by older ones.
         out += "dial_timeout = \"1s\"\n";
     }
-    PlannedFile::public(hosts_path(registry), out, format!("mirrors of {registry}, with the registry itself as fall-back"))
+    PlannedFile::public(
+        hosts_path(registry),
+        out,
+        format!("mirrors of {registry}, with the registry itself as fall-back"),
+    )
 }
 
 #[cfg(test)]
@@ -311,8 +336,18 @@ mod tests {
 
     #[test]
     fn sync_is_asked_for_only_where_it_exists() {
-        assert!(!schema_2(&decision((1, 6, 20)), None)[CRI].as_table().unwrap().contains_key("image_pull_with_sync_fs"));
-        assert!(schema_2(&decision((1, 7, 24)), None)[CRI].as_table().unwrap().contains_key("image_pull_with_sync_fs"));
+        assert!(
+            !schema_2(&decision((1, 6, 20)), None)[CRI]
+                .as_table()
+                .unwrap()
+                .contains_key("image_pull_with_sync_fs")
+        );
+        assert!(
+            schema_2(&decision((1, 7, 24)), None)[CRI]
+                .as_table()
+                .unwrap()
+                .contains_key("image_pull_with_sync_fs")
+        );
     }
 
     #[test]

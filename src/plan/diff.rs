@@ -80,7 +80,11 @@ pub fn changes(plan: &Plan, facts: &HostFacts) -> Changes {
         identity: plan.identity.is_some() && plan.identity.as_ref() != pinned(facts),
         hostname: hostname_change(plan, facts),
         artifacts: plan.artifacts.iter().map(|artifact| artifact.title.clone()).collect(),
-        files: plan.files.iter().filter_map(|file| file_change(file, runtime.files.get(&file.path))).collect(),
+        files: plan
+            .files
+            .iter()
+            .filter_map(|file| file_change(file, runtime.files.get(&file.path)))
+            .collect(),
         links: plan
             .links
             .iter()
@@ -110,7 +114,8 @@ fn file_change(planned: &PlannedFile, now: Option<&FileFact>) -> Option<FileChan
         Some(_) => return None,
     };
     let old = now.and_then(|now| now.text.clone()).unwrap_or_default();
-    let diff = planned.shown.as_ref().filter(|_| action != "mode").map(|new| unified(&planned.path, &old, new));
+    let diff =
+        planned.shown.as_ref().filter(|_| action != "mode").map(|new| unified(&planned.path, &old, new));
     Some(FileChange { path: planned.path.clone(), action, diff, reason: planned.reason.clone() })
 }
 
@@ -119,11 +124,14 @@ fn unified(path: &str, old: &str, new: &str) -> String {
 }
 
 fn unit_changes(unit: &PlannedUnit, facts: &HostFacts) -> Vec<UnitChange> {
-    let Some(now) = facts.runtime.units.get(unit.name.trim_end_matches(".service")).and_then(|fact| fact.known()) else {
+    let Some(now) =
+        facts.runtime.units.get(unit.name.trim_end_matches(".service")).and_then(|fact| fact.known())
+    else {
         return absent_unit(unit);
     };
     let up = matches!(now.active.as_str(), "active" | "activating" | "reloading");
-    let change = |action, reason: &str| UnitChange { name: unit.name.clone(), action, reason: reason.to_owned() };
+    let change =
+        |action, reason: &str| UnitChange { name: unit.name.clone(), action, reason: reason.to_owned() };
     let mut changes = Vec::new();
     match unit.wanted {
         Wanted::Rerun => changes.push(change("rerun", &unit.reason)),

@@ -24,8 +24,15 @@ impl CheckedPlan {
 
 /// Directories below which a plan may write.
 const PLACES: [&str; 10] = [
-    "/var/lib/edge-bootstrap/", "/etc/rancher/k3s/", "/etc/systemd/system/", "/etc/containerd/", "/etc/cni/net.d/",
-    "/etc/hostname", "/etc/hosts", "/etc/sysctl.d/90-edge-bootstrap.conf", "/etc/modules-load.d/edge-bootstrap.conf",
+    "/var/lib/edge-bootstrap/",
+    "/etc/rancher/k3s/",
+    "/etc/systemd/system/",
+    "/etc/containerd/",
+    "/etc/cni/net.d/",
+    "/etc/hostname",
+    "/etc/hosts",
+    "/etc/sysctl.d/90-edge-bootstrap.conf",
+    "/etc/modules-load.d/edge-bootstrap.conf",
     "/usr/local/bin/",
 ];
 
@@ -50,7 +57,8 @@ fn places(plan: &Plan) -> Vec<Refusal> {
 }
 
 fn is_ours(path: &str) -> bool {
-    let inside = PLACES.iter().any(|place| path == *place || (place.ends_with('/') && path.starts_with(place)));
+    let inside =
+        PLACES.iter().any(|place| path == *place || (place.ends_with('/') && path.starts_with(place)));
     inside && !path.split('/').any(|part| part == ".." || part == ".") && !path.contains(['\0', '\n'])
 }
 
@@ -70,14 +78,17 @@ fn secrets(plan: &Plan, inputs: Inputs<'_>) -> Vec<Refusal> {
             let open = file.mode & 0o077 != 0 && leaks(&file.bytes);
             open || file.shown.as_ref().is_some_and(|shown| leaks(shown.as_bytes()))
         })
-        .map(|file| Refusal::new("EB-lint-secret", format!("a secret would be readable in {}", file.path), REPORT))
+        .map(|file| {
+            Refusal::new("EB-lint-secret", format!("a secret would be readable in {}", file.path), REPORT)
+        })
         .collect()
 }
 
 fn known_secrets(inputs: Inputs<'_>) -> Vec<String> {
     let Some(duty) = &inputs.assignment.duty else { return Vec::new() };
     let join = &duty.join;
-    let tokens = [&join.server, &join.agent, &join.previous_server].into_iter().flatten().map(ToString::to_string);
+    let tokens =
+        [&join.server, &join.agent, &join.previous_server].into_iter().flatten().map(ToString::to_string);
     let s3 = duty.snapshots.iter().filter_map(|snapshots| snapshots.s3.as_ref());
     let keys = s3.flat_map(|s3| [s3.access_key.to_string(), s3.secret_key.to_string()]);
     // A very short one would be found by chance everywhere.
@@ -91,19 +102,26 @@ fn contains(text: &[u8], needle: &[u8]) -> bool {
 /// Never both units of k3s (invariant 4).
 fn one_role(plan: &Plan) -> Option<Refusal> {
     let wanted = plan.units.iter().filter(|unit| unit.wanted == Wanted::Running && units::is_k3s(&unit.name));
-    (wanted.count() > 1).then(|| Refusal::new("EB-lint-role", "the plan runs k3s as server and agent", REPORT))
+    (wanted.count() > 1)
+        .then(|| Refusal::new("EB-lint-role", "the plan runs k3s as server and agent", REPORT))
 }
 
 /// `config.yaml` comes last and names only files of its own generation.
 fn commit_last(plan: &Plan) -> Option<Refusal> {
-    let commits: Vec<usize> =
-        plan.files.iter().enumerate().filter(|(_, file)| file.path == paths::K3S_CONFIG).map(|(at, _)| at).collect();
+    let commits: Vec<usize> = plan
+        .files
+        .iter()
+        .enumerate()
+        .filter(|(_, file)| file.path == paths::K3S_CONFIG)
+        .map(|(at, _)| at)
+        .collect();
     let fits = match (plan.generation.is_some(), commits.as_slice()) {
         (true, [at]) => *at + 1 == plan.files.len() && !plan.files[*at].bytes.is_empty(),
         (false, []) => true,
         _ => false,
     };
-    (!fits).then(|| Refusal::new("EB-lint-commit", "the commit point is not the last file of the plan", REPORT))
+    (!fits)
+        .then(|| Refusal::new("EB-lint-commit", "the commit point is not the last file of the plan", REPORT))
 }
 
 fn configuration(plan: &Plan, inputs: Inputs<'_>) -> Vec<Refusal> {
@@ -151,7 +169,10 @@ fn guarded(inputs: Inputs<'_>) -> Option<Refusal> {
     keys.find(|key| keys::GUARDED.contains(key)).map(|key| {
         Refusal::new(
             "EB-override",
-            format!("a file in {} sets {key}, which would break the identity or membership of this node", paths::K3S_CONFIG_DIR),
+            format!(
+                "a file in {} sets {key}, which would break the identity or membership of this node",
+                paths::K3S_CONFIG_DIR
+            ),
             "remove that key there",
         )
     })
@@ -160,7 +181,11 @@ fn guarded(inputs: Inputs<'_>) -> Option<Refusal> {
 fn unreadable(inputs: Inputs<'_>) -> Option<Refusal> {
     let reason = inputs.facts.runtime.k3s.drop_ins.reason()?;
     (reason != "not observed").then(|| {
-        Refusal::new("EB-override", format!("{} cannot be read: {reason}", paths::K3S_CONFIG_DIR), "correct the file; k3s would end at it too")
+        Refusal::new(
+            "EB-override",
+            format!("{} cannot be read: {reason}", paths::K3S_CONFIG_DIR),
+            "correct the file; k3s would end at it too",
+        )
     })
 }
 
@@ -170,7 +195,13 @@ mod tests {
 
     #[test]
     fn places_of_others_are_refused() {
-        for path in ["/etc/shadow", "/etc/rancher/k3s/../../shadow", "/etc/hostsx", "etc/hosts", "/var/lib/edge-bootstrap/a\nb"] {
+        for path in [
+            "/etc/shadow",
+            "/etc/rancher/k3s/../../shadow",
+            "/etc/hostsx",
+            "etc/hosts",
+            "/var/lib/edge-bootstrap/a\nb",
+        ] {
             assert!(!is_ours(path), "{path:?}");
         }
         assert!(is_ours("/etc/hosts") && is_ours("/etc/rancher/k3s/config.yaml"));

@@ -23,8 +23,8 @@ use std::net::IpAddr;
 use serde_json::json;
 
 pub use item::{
-    PlannedArtifact, PlannedFile, PlannedGeneration, PlannedHostname, PlannedLink, PlannedRemoval, PlannedUnit,
-    Sensitivity, Wanted,
+    PlannedArtifact, PlannedFile, PlannedGeneration, PlannedHostname, PlannedLink, PlannedRemoval,
+    PlannedUnit, Sensitivity, Wanted,
 };
 pub use lint::{CheckedPlan, check};
 pub use refusal::{Refusal, WaitingOn};
@@ -114,7 +114,8 @@ fn idle(inputs: Inputs<'_>) -> Result<Plan, WaitingOn> {
     if identity.role == Role::Server && identity.joined.is_some() {
         return Err(WaitingOn::Refused(refusal::leave_needs_a_person(identity)));
     }
-    let units = [units::K3S, units::K3S_AGENT].map(|name| units::stopped(name, "the assignment gives this host no role"));
+    let units = [units::K3S, units::K3S_AGENT]
+        .map(|name| units::stopped(name, "the assignment gives this host no role"));
     Ok(Plan { units: units.into(), ..Plan::default() })
 }
 
@@ -237,8 +238,9 @@ fn digest(rendered: &config::Rendered, files: &[PlannedFile]) -> String {
 
 fn notes(inputs: Inputs<'_>, duty: &Duty, runtime: &containerd::Decision) -> Vec<String> {
     let ignored = inputs.assignment.ignored.iter();
-    let mut notes: Vec<String> =
-        ignored.map(|field| format!("assignment field `{field}` is unknown to this version, ignoring")).collect();
+    let mut notes: Vec<String> = ignored
+        .map(|field| format!("assignment field `{field}` is unknown to this version, ignoring"))
+        .collect();
     notes.extend(runtime.notes.iter().cloned());
     notes.extend(containerd::foreign_network(inputs));
     notes.extend(units::foreign_environment(inputs, duty));
@@ -273,4 +275,3 @@ fn file_json(file: &PlannedFile) -> serde_json::Value {
         "reason": file.reason,
     })
 }
-

@@ -71,8 +71,12 @@ pub(super) fn k3s_binary(inputs: Inputs<'_>, duty: &Duty) -> Result<Binary, Wait
     let artifact = duty.k3s.artifacts.get(arch);
     let stored = runtime.store.get(version.as_str());
     match (stored, artifact) {
-        (Some(sha256), Some(artifact)) if *sha256 == artifact.sha256.as_str() => Ok(Binary::Store { path, fetch: None }),
-        (_, Some(artifact)) => Ok(Binary::Store { fetch: Some(fetch(artifact, version.as_str(), &path)), path }),
+        (Some(sha256), Some(artifact)) if *sha256 == artifact.sha256.as_str() => {
+            Ok(Binary::Store { path, fetch: None })
+        }
+        (_, Some(artifact)) => {
+            Ok(Binary::Store { fetch: Some(fetch(artifact, version.as_str(), &path)), path })
+        }
         (Some(_), None) => Ok(Binary::Store { path, fetch: None }),
         (None, None) => installed(inputs, duty, arch),
     }

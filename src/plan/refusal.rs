@@ -30,10 +30,14 @@ impl Refusal {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WaitingOn {
     /// The first server has not formed the cluster yet.
-    #[error("EB-wait-first-server: the cluster's CA is not known yet; the first server of the site must form it")]
+    #[error(
+        "EB-wait-first-server: the cluster's CA is not known yet; the first server of the site must form it"
+    )]
     FirstServer,
     /// The init lease must be confirmed in this boot.
-    #[error("EB-wait-init-lease: this host may form the cluster only after the central service confirmed it in this boot")]
+    #[error(
+        "EB-wait-init-lease: this host may form the cluster only after the central service confirmed it in this boot"
+    )]
     InitLease,
     /// A server that could be joined.
     #[error("EB-wait-server: the assignment names no server to join")]

@@ -104,7 +104,8 @@ fn k3s_restart(inputs: Inputs<'_>, duty: &Duty, planned: &Effective, binary: Opt
 fn other_binary(inputs: Inputs<'_>, duty: &Duty, wanted: &str) -> Option<String> {
     let k3s = &inputs.facts.runtime.k3s;
     k3s.started_with.known()?.as_ref()?;
-    let by_hand = || k3s.version.known().and_then(Option::as_deref).filter(|found| *found != duty.k3s.version.as_str());
+    let by_hand =
+        || k3s.version.known().and_then(Option::as_deref).filter(|found| *found != duty.k3s.version.as_str());
     match k3s.started_binary.known()?.as_deref() {
         Some(runs) if runs == wanted => None,
         Some(runs) => Some(format!("runs {runs}, wanted {wanted}")),

@@ -94,12 +94,15 @@ pub fn cidrs_are_free(facts: &HostFacts, duty: &Duty) -> Option<Refusal> {
 /// The node's own address, which need not be on an interface yet.
 fn holds_the_node(duty: &Duty, what: &str, text: &str) -> Option<Refusal> {
     let cidr: Cidr = text.parse().ok()?;
-    cidr.contains(duty.node.ip).then(|| cidr_refused(format!("{what} {text} holds the node IP {}", duty.node.ip)))
+    cidr.contains(duty.node.ip)
+        .then(|| cidr_refused(format!("{what} {text} holds the node IP {}", duty.node.ip)))
 }
 
 fn overlap(pods: &str, services: &str) -> Option<Refusal> {
     let both: (Cidr, Cidr) = (pods.parse().ok()?, services.parse().ok()?);
-    both.0.overlaps(&both.1).then(|| cidr_refused(format!("cluster_cidr {pods} and service_cidr {services} overlap")))
+    both.0
+        .overlaps(&both.1)
+        .then(|| cidr_refused(format!("cluster_cidr {pods} and service_cidr {services} overlap")))
 }
 
 fn cidr_refused(reason: String) -> Refusal {
@@ -109,9 +112,12 @@ fn cidr_refused(reason: String) -> Refusal {
 fn collision(facts: &HostFacts, what: &str, text: &str) -> Option<Refusal> {
     let cidr: Cidr = text.parse().ok()?;
     let nics = facts.network.interfaces.known().into_iter().flatten();
-    let addresses = nics.flat_map(|nic| nic.addresses.iter().map(move |address| (*address, nic.name.clone())));
+    let addresses =
+        nics.flat_map(|nic| nic.addresses.iter().map(move |address| (*address, nic.name.clone())));
     let routes = facts.network.routes.known().into_iter().flatten();
-    let routes = routes.filter(|route| route.destination.prefix > 0).map(|route| (route.destination, route.interface.clone()));
+    let routes = routes
+        .filter(|route| route.destination.prefix > 0)
+        .map(|route| (route.destination, route.interface.clone()));
     let (taken, interface) = addresses.chain(routes).find(|(taken, _)| taken.overlaps(&cidr))?;
     Some(cidr_refused(format!("{what} {text} collides with {taken} on {interface}")))
 }
@@ -154,7 +160,8 @@ pub fn hostname_fits(hostname: &str, identity: &PinnedIdentity) -> Option<Refusa
         Refusal::new(
             "EB-hostname",
             format!("the hostname is {hostname}, this host is pinned as {}", identity.node_name),
-            "edge-bootstrap puts it back by itself; by hand: hostnamectl set-hostname ".to_owned() + &identity.node_name,
+            "edge-bootstrap puts it back by itself; by hand: hostnamectl set-hostname ".to_owned()
+                + &identity.node_name,
         )
     })
 }
@@ -174,7 +181,8 @@ pub fn address_fits(addresses: &[IpAddr], identity: &PinnedIdentity) -> Option<R
 /// `server` needs a token: without one k3s starts a private cluster (k3s: pkg/cluster/managed.go).
 #[must_use]
 pub fn token_is_named(effective: &Effective) -> Option<Refusal> {
-    let named = ["token-file", "token"].iter().any(|key| effective.first(key).is_some_and(|text| !text.is_empty()));
+    let named =
+        ["token-file", "token"].iter().any(|key| effective.first(key).is_some_and(|text| !text.is_empty()));
     (!named).then(|| {
         Refusal::new(
             "EB-token-missing",
@@ -228,9 +236,18 @@ mod tests {
 
     #[test]
     fn a_config_without_name_or_address_does_not_fit() {
-        assert!(config_fits(&effective("node-name: \"172-16-36-1\"\nnode-ip: 172.16.36.1"), &identity()).is_none());
-        for text in ["node-name: \"172-16-36-1\"", "node-ip: 172.16.36.1", "node-name: x\nnode-ip: 172.16.36.1", ""] {
-            assert_eq!(config_fits(&effective(text), &identity()).unwrap().code, "EB-config-identity", "{text}");
+        assert!(
+            config_fits(&effective("node-name: \"172-16-36-1\"\nnode-ip: 172.16.36.1"), &identity())
+                .is_none()
+        );
+        for text in
+            ["node-name: \"172-16-36-1\"", "node-ip: 172.16.36.1", "node-name: x\nnode-ip: 172.16.36.1", ""]
+        {
+            assert_eq!(
+                config_fits(&effective(text), &identity()).unwrap().code,
+                "EB-config-identity",
+                "{text}"
+            );
         }
     }
 

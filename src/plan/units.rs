@@ -111,7 +111,11 @@ pub(super) fn foreign_environment(inputs: Inputs<'_>, duty: &Duty) -> Vec<String
     ];
     let files = &inputs.facts.runtime.files;
     let holds_something = |path: &String| files.get(path).is_some_and(|file| file.size > 0);
-    let note = |path| format!("k3s also reads {path}, which is not ours; K3S_ variables there fill in keys that config.yaml leaves open");
+    let note = |path| {
+        format!(
+            "k3s also reads {path}, which is not ours; K3S_ variables there fill in keys that config.yaml leaves open"
+        )
+    };
     places.into_iter().filter(holds_something).map(note).collect()
 }
 

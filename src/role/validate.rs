@@ -76,8 +76,9 @@ pub enum AssignmentError {
 /// # Errors
 /// All errors of the payload at once.
 pub fn parse_payload(bytes: &[u8]) -> Result<Assignment, AssignmentErrors> {
-    let payload: wire::Payload = serde_json::from_slice(bytes)
-        .map_err(|error| AssignmentErrors(vec![AssignmentError::Shape { line: error.line(), column: error.column() }]))?;
+    let payload: wire::Payload = serde_json::from_slice(bytes).map_err(|error| {
+        AssignmentErrors(vec![AssignmentError::Shape { line: error.line(), column: error.column() }])
+    })?;
     validate(&payload, sha256_hex(bytes))
 }
 
@@ -247,7 +248,10 @@ impl Check {
 
     fn join(&mut self, join: &wire::Join, role: Role) -> Join {
         if role == Role::Agent && join.server_token.is_some() {
-            self.field("join.server_token", "an agent must never receive the server token; central is at fault");
+            self.field(
+                "join.server_token",
+                "an agent must never receive the server token; central is at fault",
+            );
         }
         let previous_server = self.token("join.previous_server_token", join.previous_server_token.as_ref());
         let server = self.token("join.server_token", join.server_token.as_ref());
@@ -305,15 +309,25 @@ impl Check {
             .iter()
             .filter_map(|mirror| {
                 let registry = self.word("runtime.mirrors.registry", &mirror.registry)?;
-                Some(Mirror { registry, endpoints: self.words("runtime.mirrors.endpoints", &mirror.endpoints) })
+                Some(Mirror {
+                    registry,
+                    endpoints: self.words("runtime.mirrors.endpoints", &mirror.endpoints),
+                })
             })
             .collect();
         let images = runtime
             .images
             .iter()
-            .filter_map(|image| self.artifact("runtime.images", std::slice::from_ref(&image.url), &image.sha256))
+            .filter_map(|image| {
+                self.artifact("runtime.images", std::slice::from_ref(&image.url), &image.sha256)
+            })
             .collect();
-        Runtime { snapshotter: self.snapshotter(runtime.snapshotter.as_deref()), sandbox_image, mirrors, images }
+        Runtime {
+            snapshotter: self.snapshotter(runtime.snapshotter.as_deref()),
+            sandbox_image,
+            mirrors,
+            images,
+        }
     }
 
     fn snapshotter(&mut self, text: Option<&str>) -> Option<Snapshotter> {

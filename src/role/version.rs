@@ -141,7 +141,9 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused() {
-        for text in ["1.31.4+k3s1", "v1.31+k3s1", "v1.31.4", "v1.31.4+k3s", "v1.31.4+k3s1/../x", "v1.31.4+k3s1\n"] {
+        for text in
+            ["1.31.4+k3s1", "v1.31+k3s1", "v1.31.4", "v1.31.4+k3s", "v1.31.4+k3s1/../x", "v1.31.4+k3s1\n"]
+        {
             assert!(text.parse::<K3sVersion>().is_err(), "{text:?}");
         }
     }

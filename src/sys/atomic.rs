@@ -145,10 +145,13 @@ enum Existing {
 
 fn compare(real: &Path, bytes: &[u8], mode: u32) -> Existing {
     let Ok(meta) = fs::symlink_metadata(real) else { return Existing::Absent };
-    let same_shape = meta.is_file()
-        && meta.len() == bytes.len() as u64
-        && meta.permissions().mode() & 0o7777 == mode;
-    if same_shape && fs::read(real).is_ok_and(|now| now == bytes) { Existing::Equal } else { Existing::Different }
+    let same_shape =
+        meta.is_file() && meta.len() == bytes.len() as u64 && meta.permissions().mode() & 0o7777 == mode;
+    if same_shape && fs::read(real).is_ok_and(|now| now == bytes) {
+        Existing::Equal
+    } else {
+        Existing::Different
+    }
 }
 
 fn parent(real: &Path) -> io::Result<&Path> {
@@ -208,7 +211,13 @@ mod tests {
         let root = Root::new(dir.path());
         let ours = temporary_name(&root.path("/f.json")).unwrap();
         std::fs::write(ours, b"half").unwrap();
-        for other in [".f.tmp", "f.0123456789abcdef.tmp", ".f.0123456789abcdeg.tmp", ".f.0123456789abcdef.swp", "f.json"] {
+        for other in [
+            ".f.tmp",
+            "f.0123456789abcdef.tmp",
+            ".f.0123456789abcdeg.tmp",
+            ".f.0123456789abcdef.swp",
+            "f.json",
+        ] {
             std::fs::write(root.path(other), b"x").unwrap();
         }
         assert_eq!(sweep(&root, "/").unwrap(), 1);

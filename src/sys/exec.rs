@@ -93,7 +93,8 @@ mod tests {
 
     #[tokio::test]
     async fn output_and_code_come_back() {
-        let output = run("sh", &["-c", "echo out; echo err >&2; exit 7"], Duration::from_secs(5)).await.unwrap();
+        let output =
+            run("sh", &["-c", "echo out; echo err >&2; exit 7"], Duration::from_secs(5)).await.unwrap();
         assert_eq!(output, Output { code: Some(7), stdout: "out\n".into(), stderr: "err\n".into() });
     }
 

@@ -192,11 +192,11 @@ impl Root {
             }
             return Ok(());
         }
-        fs::DirBuilder::new().recursive(true).mode(mode).create(&real).map_err(failed)?;
-        // The umask of a hardened unit would narrow it.
-        fs::set_permissions(&real, fs::Permissions::from_mode(mode)).map_err(failed)?;
-        if let Some(parent) = real.parent() {
-            sync_path(parent).map_err(failed)?;
+        // Each new entry is synced by itself: a cut must not leave a file without
+        // the directory that leads to it.
+        let missing: Vec<&Path> = real.ancestors().take_while(|path| !path.is_dir()).collect();
+        for path in missing.into_iter().rev() {
+            make_one(path, mode).map_err(failed)?;
         }
         Ok(())
     }
@@ -265,6 +265,17 @@ impl Root {
     pub fn sync_file(&self, path: &str) -> Result<(), FileError> {
         sync_path(&self.path(path)).map_err(|error| FileError::new("sync", path, error))
     }
+}
+
+/// Makes one directory and its entry durable. The mode is set afterwards too:
+/// the umask of a hardened unit would narrow it.
+fn make_one(path: &Path, mode: u32) -> io::Result<()> {
+    match fs::DirBuilder::new().mode(mode).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        made => made?,
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+    path.parent().map_or(Ok(()), sync_path)
 }
 
 /// `fsync` of a file or directory.

@@ -26,7 +26,8 @@ impl Sink {
     /// # Errors
     /// When it cannot be made.
     pub fn create(root: &Root, path: &str) -> Result<Self, FileError> {
-        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(root.path(path));
+        let file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(root.path(path));
         let file = file.map_err(|error| FileError::new("write", path, error))?;
         Ok(Self { file, hash: Sha256::new(), size: 0 })
     }

@@ -51,7 +51,9 @@ impl<T> Loaded<T> {
 #[derive(Debug, Error)]
 pub enum StateError {
     /// Neither copy can be read.
-    #[error("{path} is damaged ({damage}) and has no usable earlier copy; it stays where it is for a person to look at")]
+    #[error(
+        "{path} is damaged ({damage}) and has no usable earlier copy; it stays where it is for a person to look at"
+    )]
     Damaged {
         /// The file.
         path: String,
@@ -202,7 +204,11 @@ mod tests {
             let mut bytes = whole.clone();
             bytes[flip] ^= 0x04;
             std::fs::write(root.path("/s"), &bytes).unwrap();
-            assert_ne!(load::<String>(&root, "/s").unwrap(), Loaded::Good("second".to_owned()), "flip at {flip}");
+            assert_ne!(
+                load::<String>(&root, "/s").unwrap(),
+                Loaded::Good("second".to_owned()),
+                "flip at {flip}"
+            );
         }
     }
 

@@ -34,7 +34,9 @@ pub enum EnvelopeError {
     #[error("assignment {0} is not base64")]
     Encoding(&'static str),
     /// Signed by a key that this host does not trust.
-    #[error("assignment is signed by key {0}, which this host does not trust; `enrol --replace-trust` accepts a new service")]
+    #[error(
+        "assignment is signed by key {0}, which this host does not trust; `enrol --replace-trust` accepts a new service"
+    )]
     UnknownKey(String),
     /// The bytes were changed, or signed by somebody else.
     #[error("signature of the assignment by key {0} does not fit its payload")]

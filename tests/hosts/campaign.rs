@@ -55,7 +55,10 @@ impl std::fmt::Display for Shown {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (recovery, problems) = (self.recovery.as_secs_f64(), self.problems.len());
         write!(out, "{}, steady {recovery:.1} s later, {problems} problems", self.stage)?;
-        if self.leftovers.is_empty() { Ok(()) } else { write!(out, ", stay: {:?}", self.leftovers) }
+        if !self.leftovers.is_empty() {
+            write!(out, ", stay: {:?}", self.leftovers)?;
+        }
+        self.problems.iter().try_for_each(|problem| write!(out, "\n  {problem}"))
     }
 }
 
@@ -116,10 +119,22 @@ impl Campaign {
             let moment = span.moment(self.seed, round);
             let shown = self.round(round, moment);
             *stages.entry(shown.stage).or_default() += 1;
-            say(&format!("{:?} {round}/{} at {:.3} s: {shown}", self.blow, self.rounds, moment.as_secs_f64()));
-            failures.extend(shown.problems.iter().map(|problem| format!("round {round} at {moment:?}: {problem}")));
+            say(&format!(
+                "{:?} {round}/{} at {:.3} s: {shown}",
+                self.blow,
+                self.rounds,
+                moment.as_secs_f64()
+            ));
+            failures.extend(
+                shown.problems.iter().map(|problem| format!("round {round} at {moment:?}: {problem}")),
+            );
         }
-        say(&format!("{:?}: {} rounds, {} problems, by stage {stages:?}", self.blow, self.rounds, failures.len()));
+        say(&format!(
+            "{:?}: {} rounds, {} problems, by stage {stages:?}",
+            self.blow,
+            self.rounds,
+            failures.len()
+        ));
         assert!(failures.is_empty(), "{:?}\n{}", self.blow, failures.join("\n"));
     }
 
@@ -144,7 +159,10 @@ impl Campaign {
         let commit = began.elapsed();
         self.steady(None).unwrap();
         let steady = began.elapsed();
-        say(&format!("{:?}: undisturbed, committed after {commit:.2?}, steady after {steady:.2?}", self.blow));
+        say(&format!(
+            "{:?}: undisturbed, committed after {commit:.2?}, steady after {steady:.2?}",
+            self.blow
+        ));
         assert_eq!(self.look().problems(), Vec::<String>::new(), "without any blow");
         self.host.kill().unwrap();
         Span { commit, steady }
@@ -210,7 +228,8 @@ impl Campaign {
     /// Waits until an agent that is not `killed` says that the host is steady.
     fn steady(&self, killed: Option<u64>) -> anyhow::Result<()> {
         wait_until(self.limit, "the host is steady", || {
-            let text = self.run_file("status.json").and_then(|file| std::fs::read(file).ok()).unwrap_or_default();
+            let text =
+                self.run_file("status.json").and_then(|file| std::fs::read(file).ok()).unwrap_or_default();
             let status: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
             let other = status["agent"]["pid"].as_u64() != killed;
             Ok((other && status["phase"] == "steady").then_some(()))

@@ -24,6 +24,15 @@ fn missing(wanted: &Table, found: &Table, path: &str) -> Vec<String> {
     out
 }
 
+#[test]
+fn a_key_that_is_dropped_or_changed_is_noticed() {
+    let table = |text: &str| text.parse::<Table>().unwrap();
+    let ours = table("a = 1\n[b.c]\nd = [\"x\"]\ne = true");
+    assert_eq!(missing(&ours, &ours, ""), Vec::<String>::new());
+    assert_eq!(missing(&ours, &table("a = 1\nz = 2\n[b.c]\nd = [\"x\", \"y\"]"), "").len(), 2);
+    assert_eq!(missing(&ours, &table("b = 1"), "").len(), 2);
+}
+
 /// Lines of `ctr plugins ls`, each as its words: type, id, platforms, status.
 fn plugins(host: &Host) -> Vec<Vec<String>> {
     let list = || Ok(host.sh("ctr plugins ls").ok());

@@ -69,10 +69,18 @@ impl Files {
     /// nothing of ours may be half there before.
     pub fn torn(&self, later: &Self) -> Vec<String> {
         let outside = |path: &&String| {
-            !path.starts_with(STATE) && !path.starts_with("etc/rancher") && !path.starts_with("var") && !is_temporary(path)
+            !path.starts_with(STATE)
+                && !path.starts_with("etc/rancher")
+                && !path.starts_with("var")
+                && !is_temporary(path)
         };
         let differs = |path: &&String| self.text.get(*path) != later.text.get(*path) && *path != "etc/hosts";
-        self.text.keys().filter(outside).filter(differs).map(|path| format!("{path} was neither absent nor whole")).collect()
+        self.text
+            .keys()
+            .filter(outside)
+            .filter(differs)
+            .map(|path| format!("{path} was neither absent nor whole"))
+            .collect()
     }
 
     /// Temporary files that nobody renamed or removed.
@@ -156,7 +164,9 @@ impl Files {
 
     fn pem(&self, name: &str) -> Option<String> {
         let text = String::from_utf8_lossy(self.state(name)?).into_owned();
-        let whole = text.starts_with("-----BEGIN ") && text.trim_end().ends_with("-----") && text.contains("-----END ");
+        let whole = text.starts_with("-----BEGIN ")
+            && text.trim_end().ends_with("-----")
+            && text.contains("-----END ");
         (!whole).then(|| format!("{name} is not whole"))
     }
 

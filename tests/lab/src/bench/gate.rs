@@ -62,7 +62,11 @@ pub(super) fn cold(host: &Host, table: &mut Table) -> Result<()> {
     table.push(Row {
         what: "gate, page cache dropped".to_owned(),
         bar: "at most 150 ms".to_owned(),
-        measured: format!("p50 {}, slowest {} (n = {COLD})", ms(series.percentile(50)), ms(series.percentile(100))),
+        measured: format!(
+            "p50 {}, slowest {} (n = {COLD})",
+            ms(series.percentile(50)),
+            ms(series.percentile(100))
+        ),
         held: series.percentile(100) <= FIRST,
     });
     Ok(())

@@ -69,7 +69,8 @@ fn seconds(time: f64) -> String {
 /// Start, READY, unit jobs and what went outside.
 fn story(text: &str) -> String {
     let tells = |line: &&str| {
-        ["execve(", "READY=1", "StartUnit", "RestartUnit"].iter().any(|word| line.contains(word)) || is_outside(line)
+        ["execve(", "READY=1", "StartUnit", "RestartUnit"].iter().any(|word| line.contains(word))
+            || is_outside(line)
     };
     let lines: Vec<String> = text.lines().filter(tells).take(20).map(|line| format!("    {line}")).collect();
     lines.join("\n")

@@ -1,0 +1,247 @@
+//! Every fault point of apply and of state writes, killed and failed, each time
+//! that it is passed: the files are of the old generation or of the new one,
+//! and the next pass ends what was begun.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may stop at the first surprise")]
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "a test prepares its own files")]
+
+#[allow(dead_code, reason = "shared with the campaign on real hosts")]
+#[path = "hosts/campaign/whole.rs"]
+mod whole;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use edge_bootstrap::wire::secret::sha256_hex;
+use whole::{Files, GATHER};
+
+const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/plan/55-local-file-in-toml/root/.");
+const CONFIG: &str = "etc/rancher/k3s/config.yaml";
+/// Where the program writes.
+const PLACES: [&str; 3] = ["etc", "var/lib/edge-bootstrap", "usr/local"];
+/// More passes of one point than any pass makes: then the test counts wrongly.
+const MOST: usize = 200;
+
+#[test]
+fn a_first_generation_is_whole_or_absent_at_every_fault() {
+    try_all(&Host::new(), &End::reach(&Host::new(), 1), None);
+}
+
+#[test]
+fn a_change_leaves_the_old_generation_or_the_new_one_at_every_fault() {
+    let host = Host::new();
+    let old = End::reach(&host, 1);
+    let reference = host.copy();
+    try_all(&host, &End::reach(&reference, 2), Some(&old));
+}
+
+/// What a pass without a fault ends with.
+struct End {
+    number: u32,
+    files: BTreeMap<String, Vec<u8>>,
+    in_force: Vec<Vec<u8>>,
+}
+
+impl End {
+    fn reach(host: &Host, number: u32) -> Self {
+        host.assign(number);
+        host.converge();
+        Self { number, files: host.lasting(), in_force: host.in_force() }
+    }
+}
+
+/// Starts from `host` again and again, on the way to `new`.
+fn try_all(host: &Host, new: &End, old: Option<&End>) {
+    let points = points();
+    assert!(points.len() >= 9, "the fault points of the source were not found: {points:?}");
+    let mut tries = 0;
+    for point in points {
+        let passes =
+            (1..MOST).find(|pass| !try_one(host, &format!("{point}=abort:{pass}"), new, old)).unwrap();
+        assert!(passes > 1, "no pass comes by {point}");
+        for pass in 1..passes {
+            try_one(host, &format!("{point}=error:{pass}"), new, old);
+        }
+        tries += 2 * (passes - 1);
+    }
+    println!("{tries} faults");
+}
+
+/// One fault on a copy of `host`; whether it killed the program.
+fn try_one(host: &Host, fault: &str, new: &End, old: Option<&End>) -> bool {
+    let host = host.copy();
+    host.assign(new.number);
+    let output = host.apply(Some(fault));
+    let killed = output.status.code().is_none();
+    assert_eq!(host.gather().problems(), Vec::<String>::new(), "after {fault}");
+    let now = host.in_force();
+    let is_old = old.map_or(now.is_empty(), |old| now == old.in_force);
+    assert!(is_old || now == new.in_force, "{fault} leaves a mixed generation: {now:?}");
+    host.converge();
+    assert_eq!(names(&host.lasting()), names(&new.files), "files after {fault} and another pass");
+    for (path, bytes) in host.lasting() {
+        assert_eq!(new.files.get(&path), Some(&bytes), "{path} after {fault} and another pass");
+    }
+    killed
+}
+
+fn names(files: &BTreeMap<String, Vec<u8>>) -> Vec<&String> {
+    files.keys().collect()
+}
+
+/// The names of all fault points, as the source has them.
+fn points() -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let mut open = vec![PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/src"))];
+    while let Some(path) = open.pop() {
+        if path.is_dir() {
+            open.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let names = text.split("point(\"").skip(1).filter_map(|rest| rest.split_once('"'));
+            found.extend(names.map(|(name, _)| name.to_owned()));
+        }
+    }
+    found
+}
+
+/// A root with a containerd, two k3s binaries and a local assignment file.
+struct Host(tempfile::TempDir);
+
+impl Host {
+    fn new() -> Self {
+        let host = Self::copy_of(FIXTURE);
+        for number in [1, 2] {
+            host.write(&format!("srv/k3s-{number}"), &binary(number));
+        }
+        let config = "[central]\nassignment-file = \"/etc/edge-bootstrap/assignment.toml\"\n";
+        host.write("etc/edge-bootstrap/config.toml", config);
+        host
+    }
+
+    fn copy(&self) -> Self {
+        Self::copy_of(&format!("{}/.", self.path().display()))
+    }
+
+    fn copy_of(from: &str) -> Self {
+        let to = tempfile::tempdir().unwrap();
+        let copied = Command::new("cp").args(["-a", from]).arg(to.path()).status().unwrap();
+        assert!(copied.success());
+        Self(to)
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn write(&self, path: &str, text: &str) {
+        let real = self.path().join(path);
+        std::fs::create_dir_all(real.parent().unwrap()).unwrap();
+        std::fs::write(&real, text).unwrap();
+        std::fs::set_permissions(&real, std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
+    /// Puts assignment `number` in the place of the one before: other tokens,
+    /// another name in the certificates, another k3s.
+    fn assign(&self, number: u32) {
+        let text = format!(
+            "schema = 1
+site = \"lab\"
+role = \"server\"
+[node]
+name = \"172-16-36-1\"
+ip = \"172.16.36.1\"
+[cluster]
+name = \"lab\"
+init = true
+tls_san = [\"name-{number}.lab\"]
+[join]
+server_token = \"server-token-{number}\"
+agent_token = \"agent-token-{number}\"
+[k3s]
+version = \"v1.36.{number}+k3s1\"
+[k3s.artifacts.amd64]
+urls = [\"file:///srv/k3s-{number}\"]
+sha256 = \"{}\"
+",
+            sha256_hex(binary(number).as_bytes())
+        );
+        self.write("etc/edge-bootstrap/assignment.toml", &text);
+    }
+
+    fn apply(&self, fault: Option<&str>) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_edge-bootstrap"));
+        command.args(["apply", "--root"]).arg(self.path()).env_remove("EDGE_FAULT");
+        command.envs(fault.map(|fault| ("EDGE_FAULT", fault))).output().unwrap()
+    }
+
+    /// A pass ends well, and one more touches nothing.
+    fn converge(&self) {
+        let output = self.apply(None);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let before = self.stamps();
+        let output = self.apply(None);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(self.stamps(), before, "a second pass touches no file");
+    }
+
+    fn gather(&self) -> Files {
+        let output = Command::new("sh").args(["-euc", GATHER]).current_dir(self.path()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Files::parse(&String::from_utf8(output.stdout).unwrap())
+    }
+
+    /// `config.yaml` and the files that it names; nothing before the first commit.
+    fn in_force(&self) -> Vec<Vec<u8>> {
+        let Ok(config) = std::fs::read_to_string(self.path().join(CONFIG)) else { return Vec::new() };
+        let named = config.lines().filter_map(|line| line.split_once("token-file: "));
+        let tokens = named.map(|(_, path)| self.path().join(path.trim_matches('"').trim_start_matches('/')));
+        let mut all: Vec<Vec<u8>> = tokens.map(|path| std::fs::read(path).unwrap()).collect();
+        all.push(config.into_bytes());
+        all
+    }
+
+    /// What must be the same however a host came to its generation.
+    fn lasting(&self) -> BTreeMap<String, Vec<u8>> {
+        let paths = self.walk().into_iter().filter(|path| !is_incidental(path));
+        paths.map(|path| (self.name(&path), std::fs::read(&path).unwrap_or_default())).collect()
+    }
+
+    /// Inode and time of change of every file.
+    fn stamps(&self) -> BTreeMap<String, (u64, i64, i64)> {
+        let stamp = |path: &PathBuf| {
+            let meta = path.symlink_metadata().unwrap();
+            (self.name(path), (meta.ino(), meta.mtime(), meta.mtime_nsec()))
+        };
+        self.walk().iter().map(stamp).collect()
+    }
+
+    fn name(&self, path: &Path) -> String {
+        path.strip_prefix(self.path()).unwrap().display().to_string()
+    }
+
+    fn walk(&self) -> Vec<PathBuf> {
+        let mut open: Vec<PathBuf> = PLACES.iter().map(|place| self.path().join(place)).collect();
+        let mut found = Vec::new();
+        while let Some(path) = open.pop() {
+            if path.is_dir() && !path.is_symlink() {
+                open.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            } else if path.symlink_metadata().is_ok() {
+                found.push(path);
+            }
+        }
+        found
+    }
+}
+
+fn binary(number: u32) -> String {
+    format!("k3s number {number}\n")
+}
+
+/// Temporary files of a killed pass (the daemon sweeps them), earlier copies of
+/// state files, and what is remembered by inode.
+fn is_incidental(path: &Path) -> bool {
+    let name = path.file_name().unwrap().to_string_lossy();
+    name.ends_with(".tmp") || name.ends_with(".part") || name.ends_with(".prev") || name == "versions.json"
+}
