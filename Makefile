@@ -34,7 +34,7 @@ unit:
 	$(CARGO) test --package edge-lab --lib
 
 failpoints:
-	$(CARGO) test --package edge-bootstrap --features failpoints
+	$(CARGO) test --package edge-bootstrap --features failpoints --lib --test faults
 
 # Words and decisions alone, as programs elsewhere use them.
 words:

@@ -55,7 +55,6 @@ impl End {
 fn try_all(host: &Host, new: &End, old: Option<&End>) {
     let points = points();
     assert!(points.len() >= 9, "the fault points of the source were not found: {points:?}");
-    let mut tries = 0;
     for point in points {
         let passes =
             (1..MOST).find(|pass| !try_one(host, &format!("{point}=abort:{pass}"), new, old)).unwrap();
@@ -63,9 +62,7 @@ fn try_all(host: &Host, new: &End, old: Option<&End>) {
         for pass in 1..passes {
             try_one(host, &format!("{point}=error:{pass}"), new, old);
         }
-        tries += 2 * (passes - 1);
     }
-    println!("{tries} faults");
 }
 
 /// One fault on a copy of `host`; whether it killed the program.
@@ -198,14 +195,32 @@ sha256 = \"{}\"
         let named = config.lines().filter_map(|line| line.split_once("token-file: "));
         let tokens = named.map(|(_, path)| self.path().join(path.trim_matches('"').trim_start_matches('/')));
         let mut all: Vec<Vec<u8>> = tokens.map(|path| std::fs::read(path).unwrap()).collect();
-        all.push(config.into_bytes());
+        all.push(self.unnumbered(&config).into_bytes());
         all
     }
 
     /// What must be the same however a host came to its generation.
     fn lasting(&self) -> BTreeMap<String, Vec<u8>> {
-        let paths = self.walk().into_iter().filter(|path| !is_incidental(path));
-        paths.map(|path| (self.name(&path), std::fs::read(&path).unwrap_or_default())).collect()
+        let backup = self.path().join("var/lib/edge-bootstrap/backup");
+        let paths = self.walk().into_iter().filter(|path| !is_incidental(path) && !path.starts_with(&backup));
+        let entry = |path: PathBuf| {
+            let name = self.unnumbered(&self.name(&path));
+            let text = String::from_utf8(std::fs::read(&path).unwrap_or_default()).unwrap();
+            // The ledger names the generation's number below a checksum.
+            let text = if name.ends_with("ledger.json") { String::new() } else { self.unnumbered(&text) };
+            (name, text.into_bytes())
+        };
+        paths.map(entry).collect()
+    }
+
+    /// `text` without the number of the generation in force: one that an
+    /// interrupted pass took is not used again.
+    fn unnumbered(&self, text: &str) -> String {
+        let config = std::fs::read_to_string(self.path().join(CONFIG)).unwrap_or_default();
+        let number = config.split("/generations/").nth(1).and_then(|rest| rest.split_once('/'));
+        number.map_or(text.to_owned(), |(number, _)| {
+            text.replace(&format!("generations/{number}/"), "generations/in-force/")
+        })
     }
 
     /// Inode and time of change of every file.
@@ -239,7 +254,7 @@ fn binary(number: u32) -> String {
     format!("k3s number {number}\n")
 }
 
-/// Temporary files of a killed pass (the daemon sweeps them), earlier copies of
+/// Not compared: temporary files of a killed pass (the daemon sweeps them), earlier copies of
 /// state files, and what is remembered by inode.
 fn is_incidental(path: &Path) -> bool {
     let name = path.file_name().unwrap().to_string_lossy();

@@ -1,8 +1,10 @@
 //! Generation directories: copies for a way back, and which of them stay.
 //!
-//! Owns two rules: the generation in force and the one before it stay; the last
-//! three server tokens stay in `backup/`, because an old snapshot opens only
-//! with the token of its day.
+//! Owns three rules: the generation in force, the one before it and the newest
+//! good one stay; one that was never finished goes before another is begun, so
+//! that it never takes the place of one that can be put back; the last three
+//! server tokens stay in `backup/`, because an old snapshot opens only with the
+//! token of its day.
 
 use crate::paths;
 use crate::plan::Plan;
@@ -29,18 +31,42 @@ pub(super) fn keep_copies(root: &Root, plan: &Plan) -> Result<(), FileError> {
     Ok(())
 }
 
+/// Removes generations above the one in force, other than `planned`: a pass that
+/// was interrupted began them, or they were rolled back.
+pub(super) fn drop_unfinished(root: &Root, planned: Option<u64>) -> Result<(), FileError> {
+    let in_force = in_force(root)?.unwrap_or(0);
+    let is_over = |number: &u64| *number > in_force && Some(*number) != planned;
+    numbers(root)?.into_iter().filter(is_over).try_for_each(|number| remove(root, number))
+}
+
 /// Removes generations that nothing names any more.
-pub(super) fn clean(root: &Root, current: Option<u64>) -> Result<(), FileError> {
+pub(super) fn clean(root: &Root, current: Option<u64>, last_good: Option<u64>) -> Result<(), FileError> {
     let Some(current) = current else { return Ok(()) };
-    let mut numbers: Vec<u64> =
-        root.list(paths::GENERATIONS)?.iter().filter_map(|name| name.parse().ok()).collect();
-    numbers.sort_unstable();
+    let numbers = numbers(root)?;
     let previous = numbers.iter().copied().filter(|number| *number < current).max();
-    for number in numbers.into_iter().filter(|number| *number != current && Some(*number) != previous) {
+    let stays = [Some(current), previous, last_good];
+    let goes = |number: &u64| !stays.contains(&Some(*number));
+    numbers.into_iter().filter(goes).try_for_each(|number| remove(root, number))
+}
+
+fn numbers(root: &Root) -> Result<Vec<u64>, FileError> {
+    Ok(root.list(paths::GENERATIONS)?.iter().filter_map(|name| name.parse().ok()).collect())
+}
+
+/// The generation whose files `config.yaml` names.
+fn in_force(root: &Root) -> Result<Option<u64>, FileError> {
+    let bytes = root.read(paths::K3S_CONFIG)?.unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let named = text.split(paths::GENERATIONS).nth(1).and_then(|rest| rest.strip_prefix('/'));
+    Ok(named.and_then(|rest| rest.split_once('/')?.0.parse().ok()))
+}
+
+fn remove(root: &Root, number: u64) -> Result<(), FileError> {
+    // Without this copy it was never about to be in force: no snapshot has its token.
+    if root.exists(&paths::generation_file(number, "config.yaml")) {
         keep_token(root, number)?;
-        root.remove_own_dir(&format!("{}/{number}", paths::GENERATIONS))?;
     }
-    Ok(())
+    root.remove_own_dir(&format!("{}/{number}", paths::GENERATIONS))
 }
 
 /// Moves the server token of a generation that goes into the backup.
@@ -82,12 +108,32 @@ mod tests {
         let root = Root::new(dir.path());
         for number in 1..=8_u64 {
             root.make_dir(&format!("{}/{number}", paths::GENERATIONS), 0o700).unwrap();
+            let config = paths::generation_file(number, "config.yaml");
+            atomic::write(&root, &config, b"x", 0o600).unwrap();
             let token = format!("K10aa::server:password-{}\n", number / 2);
             atomic::write(&root, &paths::generation_file(number, "server-token"), token.as_bytes(), 0o600)
                 .unwrap();
-            clean(&root, Some(number)).unwrap();
+            clean(&root, Some(number), None).unwrap();
         }
         assert_eq!(root.list(paths::GENERATIONS).unwrap(), ["7", "8"]);
         assert_eq!(tokens(&root).unwrap().len(), TOKENS);
+    }
+
+    #[test]
+    fn the_newest_good_generation_stays_and_an_unfinished_one_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        for number in [3, 5, 6, 7] {
+            root.make_dir(&format!("{}/{number}", paths::GENERATIONS), 0o700).unwrap();
+        }
+        root.make_dir("/etc/rancher/k3s", 0o755).unwrap();
+        let config = format!("token-file: \"{}\"\n", paths::generation_file(5, "server-token"));
+        atomic::write(&root, paths::K3S_CONFIG, config.as_bytes(), 0o600).unwrap();
+        drop_unfinished(&root, Some(7)).unwrap();
+        assert_eq!(root.list(paths::GENERATIONS).unwrap(), ["3", "5", "7"]);
+        clean(&root, Some(7), Some(3)).unwrap();
+        assert_eq!(root.list(paths::GENERATIONS).unwrap(), ["3", "5", "7"]);
+        clean(&root, Some(7), Some(7)).unwrap();
+        assert_eq!(root.list(paths::GENERATIONS).unwrap(), ["5", "7"]);
     }
 }

@@ -16,10 +16,11 @@ pub use rollback::rollback;
 
 use crate::error::ErrorKind;
 use crate::identity;
+use crate::ledger;
 use crate::paths;
 use crate::plan::{CheckedPlan, Plan, PlannedFile};
 use crate::sys::root::FileError;
-use crate::sys::statefile::StateError;
+use crate::sys::statefile::{Loaded, StateError};
 use crate::sys::{Change, Root, atomic, fault};
 
 /// Why files could not be made true.
@@ -96,6 +97,7 @@ pub fn apply(root: &Root, checked: &CheckedPlan) -> Result<Applied, ApplyError> 
         ..Applied::default()
     };
     root.make_dir(paths::STATE_DIR, 0o700)?;
+    generations::drop_unfinished(root, applied.generation)?;
     pin_identity(root, plan, &mut applied)?;
     let (commit, before) = split(plan);
     for file in before {
@@ -109,7 +111,9 @@ pub fn apply(root: &Root, checked: &CheckedPlan) -> Result<Applied, ApplyError> 
         point("after-commit")?;
     }
     remove(root, plan, &mut applied)?;
-    generations::clean(root, applied.generation)?;
+    // A ledger that cannot be read names no good generation.
+    let last_good = ledger::load(root).ok().and_then(Loaded::value).and_then(|ledger| ledger.last_good);
+    generations::clean(root, applied.generation, last_good)?;
     Ok(applied)
 }
 
@@ -143,10 +147,22 @@ fn make_links(root: &Root, plan: &Plan, applied: &mut Applied) -> Result<(), App
         if let Some((directory, _)) = link.path.rsplit_once('/') {
             root.ensure_dir(directory)?;
         }
+        set_aside(root, &link.path)?;
         let change = atomic::link(root, &link.path, &link.target)?;
         applied.note(&link.path, change);
     }
     point("links-made")
+}
+
+/// A program that a person put where our link goes is kept beside it: nothing
+/// is destroyed. Not in quarantine: that is on another file system for a
+/// sandboxed unit.
+fn set_aside(root: &Root, path: &str) -> Result<(), FileError> {
+    let is_link = root.read_link(path)?.is_some();
+    if is_link || !root.exists(path) {
+        return Ok(());
+    }
+    root.rename(path, &format!("{path}.replaced"))
 }
 
 fn remove(root: &Root, plan: &Plan, applied: &mut Applied) -> Result<(), ApplyError> {
@@ -160,4 +176,23 @@ fn remove(root: &Root, plan: &Plan, applied: &mut Applied) -> Result<(), ApplyEr
 
 fn point(name: &'static str) -> Result<(), ApplyError> {
     fault::point(name).map_err(|error| ApplyError::Fault(name, error))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_of_a_person_is_kept_when_our_link_takes_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        root.make_dir("/usr/local/bin", 0o755).unwrap();
+        atomic::write(&root, "/usr/local/bin/k3s", b"by hand", 0o755).unwrap();
+        set_aside(&root, "/usr/local/bin/k3s").unwrap();
+        atomic::link(&root, "/usr/local/bin/k3s", "/store/k3s").unwrap();
+        set_aside(&root, "/usr/local/bin/k3s").unwrap();
+        assert_eq!(root.read("/usr/local/bin/k3s.replaced").unwrap().unwrap(), b"by hand");
+        assert_eq!(root.read_link("/usr/local/bin/k3s").unwrap().as_deref(), Some("/store/k3s"));
+    }
 }

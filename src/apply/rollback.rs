@@ -6,14 +6,19 @@
 use super::generations::COPIES;
 use super::{Applied, ApplyError};
 use crate::paths;
-use crate::sys::{Root, atomic};
+use crate::sys::{FileError, Root, atomic};
 
-/// Puts generation `number` back. Files that it has no copy of stay.
+/// Puts generation `number` back. A file that it has no copy of stays, but
+/// without a copy of `config.yaml` there is nothing to go back to.
 ///
 /// # Errors
-/// When a file cannot be read or written.
+/// When that copy is missing, or a file cannot be read or written.
 pub fn rollback(root: &Root, number: u64) -> Result<Applied, ApplyError> {
     let mut applied = Applied { generation: Some(number), ..Applied::default() };
+    let copy = paths::generation_file(number, "config.yaml");
+    if root.read(&copy)?.is_none() {
+        return Err(FileError::new("read", copy, std::io::ErrorKind::NotFound.into()).into());
+    }
     // The commit point is the first of COPIES and must come last.
     for (path, name) in COPIES.iter().rev() {
         let Some(bytes) = root.read(&paths::generation_file(number, name))? else { continue };

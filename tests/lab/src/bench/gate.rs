@@ -20,18 +20,14 @@ const FIRST: Duration = Duration::from_millis(150);
 /// Prints the microseconds that `/bin/true` and the gate take, from fork to
 /// wait, in turn and as often as its argument says.
 const CLOCK: &str = r#"
-use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
-my @programs = (["/bin/true"], ["/usr/bin/edge-bootstrap", "gate", "--unit", "k3s.service"]);
-for (1 .. $ARGV[0]) {
-  for my $program (@programs) {
-    my $begin = clock_gettime(CLOCK_MONOTONIC);
-    system {$program->[0]} @$program;
-    my $end = clock_gettime(CLOCK_MONOTONIC);
-    die "$program->[0] ended with $?" if $?;
-    printf "%d ", ($end - $begin) * 1e6;
-  }
-  print "\n";
-}
+for ((i = 0; i < $1; i++)); do
+  a=$EPOCHREALTIME
+  /bin/true
+  b=$EPOCHREALTIME
+  /usr/bin/edge-bootstrap gate --unit k3s.service || exit
+  c=$EPOCHREALTIME
+  echo $((${b/./} - ${a/./})) $((${c/./} - ${b/./}))
+done
 "#;
 
 /// The gate of a host that is steady, beside a program that does nothing.
@@ -74,7 +70,7 @@ pub(super) fn cold(host: &Host, table: &mut Table) -> Result<()> {
 
 /// What `/bin/true` and the gate took.
 fn clock(host: &Host, runs: usize) -> Result<(Vec<Duration>, Vec<Duration>)> {
-    let output = host.exec(&["perl", "-e", CLOCK, &runs.to_string()])?.ok()?;
+    let output = host.exec(&["bash", "-c", CLOCK, "clock", &runs.to_string()])?.ok()?;
     let times = output.lines().map(|line| {
         let mut words = line.split_whitespace().map(|word| word.parse().map(Duration::from_micros));
         let first = words.next().context("no time of /bin/true")??;

@@ -13,7 +13,7 @@ const FILE: &str = "/run/edge-bootstrap.strace";
 /// The same unit, with strace between systemd and the agent.
 const TRACED: &str = "[Service]
 ExecStart=
-ExecStart=/usr/bin/strace -f -ttt -s 200 -e trace=execve,connect,sendto,sendmsg,recvfrom,recvmsg -o /run/edge-bootstrap.strace /usr/bin/edge-bootstrap run
+ExecStart=/usr/bin/strace -f -ttt -s 200 -e trace=execve,connect,sendto,sendmsg,recvfrom,recvmsg,write -o /run/edge-bootstrap.strace /usr/bin/edge-bootstrap run
 NotifyAccess=all
 SystemCallFilter=
 CapabilityBoundingSet=CAP_SYS_PTRACE
