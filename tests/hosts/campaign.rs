@@ -15,6 +15,15 @@ use edge_lab::central::TOKEN_FILE;
 use edge_lab::{Host, Room, Suite, say, wait_until};
 use whole::{Files, GATHER};
 
+/// Stops the agent between two system calls: its files are looked at one by one,
+/// and must not change meanwhile.
+const FREEZE: &str = r#"
+pid=$(systemctl show -P MainPID edge-bootstrap)
+kill -STOP "$pid"
+until grep -q '^State:.T' "/proc/$pid/status"; do sleep 0.01; done
+cd /
+"#;
+
 /// What happens to the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Blow {
@@ -207,8 +216,8 @@ impl Campaign {
     fn strike(&self) -> (Files, Option<u64>) {
         match self.blow {
             Blow::Kill => {
-                let kill = "pid=$(systemctl show -P MainPID edge-bootstrap); if [ $pid != 0 ]; then kill -9 $pid; fi; echo $pid; cd /";
-                let output = self.host.sh(&format!("{kill}{GATHER}")).unwrap();
+                // What a stopped process left is what a killed one leaves.
+                let output = self.host.sh(&format!("{FREEZE}echo $pid\n{GATHER}kill -9 $pid\n")).unwrap();
                 let (pid, files) = output.split_once('\n').unwrap_or((&output, ""));
                 (Files::parse(files), pid.parse().ok())
             }
@@ -222,7 +231,7 @@ impl Campaign {
     }
 
     fn look(&self) -> Files {
-        Files::parse(&self.host.sh(&format!("cd /{GATHER}")).unwrap())
+        Files::parse(&self.host.sh(&format!("{FREEZE}{GATHER}kill -CONT $pid\n")).unwrap())
     }
 
     /// Waits until an agent that is not `killed` says that the host is steady.

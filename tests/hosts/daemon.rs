@@ -147,8 +147,9 @@ fn a_boot_without_any_answer_from_the_network_starts_k3s() {
     assert!(status(host)["last_contact"].is_null(), "central answered");
     let ready = number(host, "edge-bootstrap", "ActiveEnterTimestampMonotonic");
     let took = ready - number(host, "edge-bootstrap", "ExecMainStartTimestampMonotonic");
-    // Less than any connection that is dropped takes to give up, on any machine.
-    assert!(took < 1_000_000, "READY after {took} µs");
+    // Less than any connection that is dropped takes to give up (9 s), on any
+    // machine; how quick it is, the benchmark tells.
+    assert!(took < 4_000_000, "READY after {took} µs");
 }
 
 #[test]

@@ -105,10 +105,13 @@ fn a_planted_secret_is_found_wherever_others_can_see_it() {
     host.write_file("/etc/yours", open).unwrap();
     host.sh(&format!("systemd-run -q -E T={open} sleep {}", 1000)).unwrap();
     host.sh(&format!("systemd-run -q sh -c 'sleep 1000; : {open}'")).unwrap();
-    let found = canary::scan(&host, &[open, hidden]).unwrap().join("\n");
-    for place in ["the environ of sleep", "the cmdline of sh", "the journal", "/etc/yours"] {
-        assert!(found.contains(&format!("secret 0 in {place}")), "{place} is not in\n{found}");
-    }
+    let places = ["the environ of sleep", "the cmdline of sh", "the journal", "/etc/yours"];
+    // systemd-run returns before its process has become the other program.
+    let found = wait_until(Duration::from_secs(10), "every place is found", || {
+        let found = canary::scan(&host, &[open, hidden])?.join("\n");
+        Ok(places.iter().all(|place| found.contains(&format!("secret 0 in {place}"))).then_some(found))
+    })
+    .unwrap();
     assert!(!found.contains("secret 1"), "{found}");
     let all = canary::everywhere(&host, &[hidden]).unwrap();
     assert_eq!(all, ["secret 0 in /etc/mine", "secret 0 in /var/lib/closed/inside"]);
