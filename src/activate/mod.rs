@@ -14,6 +14,7 @@ mod start;
 
 use std::collections::BTreeMap;
 
+use futures_util::future::join_all;
 use serde::Serialize;
 use thiserror::Error;
 
@@ -178,26 +179,16 @@ pub fn left_alone(root: &Root) -> Vec<LeftAlone> {
     Record::load(root).units.into_values().filter_map(|seen| seen.left_alone).collect()
 }
 
-/// States of `units` as facts, by name without `.service`.
+/// States of `units` as facts, by name without `.service`. All are asked for at
+/// once: in the middle of a boot systemd takes its time for each answer, and one
+/// that hangs costs its limit once.
 pub async fn unit_facts(systemd: &Systemd, units: &[&str]) -> BTreeMap<String, Fact<Unit>> {
-    let mut facts = BTreeMap::new();
-    let mut unreachable: Option<String> = None;
-    for name in units {
-        let fact = match &unreachable {
-            Some(reason) => Fact::unknown(reason),
-            None => match systemd.unit(name).await {
-                Ok(state) => Fact::Known(unit_fact(state)),
-                Err(error) => {
-                    let reason = crate::error::Chain(&error).to_string();
-                    // A systemd that hangs must cost its limit once, not once per unit.
-                    unreachable = error.is_transport().then(|| reason.clone());
-                    Fact::unknown(reason)
-                }
-            },
-        };
-        facts.insert(name.trim_end_matches(".service").to_owned(), fact);
-    }
-    facts
+    let states = join_all(units.iter().map(|name| systemd.unit(name))).await;
+    let facts = states.into_iter().map(|state| match state {
+        Ok(state) => Fact::Known(unit_fact(state)),
+        Err(error) => Fact::unknown(crate::error::Chain(&error).to_string()),
+    });
+    units.iter().map(|name| name.trim_end_matches(".service").to_owned()).zip(facts).collect()
 }
 
 fn unit_fact(state: UnitState) -> Unit {
