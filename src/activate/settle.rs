@@ -5,11 +5,13 @@
 
 use std::collections::BTreeSet;
 
+use futures_util::future::join_all;
+
 use super::record::Record;
 use super::{ActivateError, Activated, Changed, Host, Wish};
 use crate::plan::{PlannedHostname, PlannedUnit, Wanted};
 use crate::sys::hostnamed::{self, Renamed};
-use crate::sys::systemd::{LinkChange, SystemdError};
+use crate::sys::systemd::{LinkChange, SystemdError, UnitState};
 use crate::sys::{FileError, Root};
 
 /// Where units that boot starts have their links.
@@ -30,8 +32,15 @@ pub async fn settle(host: Host<'_>, wish: &Wish<'_>) -> Result<Activated, Activa
         pass.record.store(host.root)?;
     }
     let mut reload = wish.unit_files_changed;
-    for unit in wish.units.iter().filter(|unit| unit.wanted != Wanted::Rerun) {
-        match pass.unit(unit).await {
+    let units: Vec<&PlannedUnit> = wish.units.iter().filter(|unit| unit.wanted != Wanted::Rerun).collect();
+    // All at once: in the middle of a boot systemd takes its time for each answer.
+    let states = join_all(units.iter().map(|unit| host.systemd.unit(&unit.name))).await;
+    for (unit, state) in units.into_iter().zip(states) {
+        let settled = match state {
+            Ok(state) => pass.unit(unit, &state).await,
+            Err(error) => Err(error),
+        };
+        match settled {
             Ok(needs_reload) => reload |= needs_reload,
             Err(error) if error.is_transport() => {
                 pass.record.store(host.root)?;
@@ -73,14 +82,13 @@ impl Pass<'_> {
     }
 
     /// Whether systemd has to read its files again because of this unit.
-    async fn unit(&mut self, unit: &PlannedUnit) -> Result<bool, SystemdError> {
-        let state = self.host.systemd.unit(&unit.name).await?;
+    async fn unit(&mut self, unit: &PlannedUnit, state: &UnitState) -> Result<bool, SystemdError> {
         let person = match unit.wanted {
             Wanted::Stopped => {
-                self.record.note_unwanted(&state, self.host.clock);
+                self.record.note_unwanted(state, self.host.clock);
                 None
             }
-            Wanted::Running | Wanted::Rerun => self.record.note(&state, self.host.clock),
+            Wanted::Running | Wanted::Rerun => self.record.note(state, self.host.clock),
         };
         if !unit.manage_boot {
             return Ok(state.need_reload);
