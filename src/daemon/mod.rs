@@ -91,6 +91,7 @@ struct Daemon {
     beside: Beside,
     starts: Starts,
     said: Option<(Refusal, Phase)>,
+    broken_config: Option<Finding>,
     late_hold_ends: Option<Instant>,
     is_serving: bool,
     next_pass: Instant,
@@ -135,6 +136,7 @@ impl Daemon {
             agent: None,
             talk: None,
             said: None,
+            broken_config: None,
             late_hold_ends: None,
             is_serving: false,
             next_pass: Instant::now(),
@@ -144,31 +146,34 @@ impl Daemon {
         Ok(daemon)
     }
 
-    /// Reads the configuration. A broken one changes nothing on the host.
+    /// Reads the configuration. A broken one leaves the settings in force; at
+    /// the start there are none, and the daemon only observes.
     fn configure(&mut self) {
-        self.talk = None;
         match Agent::new(self.root.clone(), self.config.as_deref()) {
             Ok(mut agent) => {
                 agent.confirmed = self.agent.take().and_then(|agent| agent.confirmed);
                 self.agent = Some(agent);
+                self.talk = None;
+                self.broken_config = None;
             }
-            Err(error) => {
-                self.agent = None;
-                self.complain(&error);
-            }
+            Err(error) => self.complain(&error),
         }
     }
 
     fn complain(&mut self, error: &SetupError) {
-        warn!(EDGE_STEP = "config", EDGE_REASON = %Chain(error), "configuration cannot be used, observing only");
-        self.status.findings = vec![Finding {
+        warn!(EDGE_STEP = "config", EDGE_REASON = %Chain(error), "configuration cannot be used, ignoring");
+        let finding = Finding {
             id: "config".to_owned(),
             code: "EB-config".to_owned(),
             status: FindingStatus::Fail,
             text: format!("{}; correct it, then `systemctl reload edge-bootstrap`", Chain(error)),
-        }];
-        self.status.enter(Phase::Failed, Clock::System.rfc3339());
-        self.publish();
+        };
+        self.broken_config = Some(finding.clone());
+        if self.agent.is_none() {
+            self.status.findings = vec![finding];
+            self.status.enter(Phase::Failed, Clock::System.rfc3339());
+            self.publish();
+        }
     }
 
     /// Everything that must be so before k3s starts, from what is on disk.
@@ -398,6 +403,7 @@ impl Daemon {
         }
         let before = self.status.phase.clone();
         summary::update(&mut self.status, agent, &pass, &self.beside);
+        self.status.findings.extend(self.broken_config.clone());
         if pass.assignment.is_none() {
             self.say_what_central_said();
         }

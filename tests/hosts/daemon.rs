@@ -240,3 +240,19 @@ fn the_third_start_after_two_that_failed_is_ready_at_once_and_only_observes() {
     assert!(!has_drifted(host), "it still only observes");
     steady(host, SOON).unwrap();
 }
+
+#[test]
+fn a_reload_with_a_broken_configuration_leaves_the_settings_in_force() {
+    const BROKEN: &str = "/etc/edge-bootstrap/config.d/90-broken.toml";
+    let room = one_steady("d-broken");
+    let host = &room.hosts[0];
+    host.write_file(BROKEN, "[node]\nsitte = \"x\"\n").unwrap();
+    host.sh("systemctl reload edge-bootstrap").unwrap();
+    wait_until(SOON, "status tells of it", || Ok(status_text(host).contains("EB-config").then_some(())))
+        .unwrap();
+    drift(host);
+    wait_until(LONG, "the file is put back all the same", || Ok((!has_drifted(host)).then_some(()))).unwrap();
+    host.sh(&format!("rm {BROKEN}; systemctl reload edge-bootstrap")).unwrap();
+    wait_until(SOON, "status forgets it", || Ok((!status_text(host).contains("EB-config")).then_some(())))
+        .unwrap();
+}
