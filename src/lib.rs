@@ -11,7 +11,7 @@
 //! | L0 words | `facts`, `wire`, `role`, `paths`, `error` | each other | I/O, async, clock |
 //! | L1 decisions | `config`, `plan` | L0 | I/O, async, clock, `sys` |
 //! | L2 hands | `sys` | nothing of ours | roles, k3s, settings |
-//! | L3 steps | `observe`, `enrol`, `apply`, `activate`, `verify`, `report`, and the records `ledger`, `identity`, `hold`, `pause` | L0 to L2 | each other; decisions about content |
+//! | L3 steps | `observe`, `enrol`, `apply`, `activate`, `verify`, `report`, and the records `allow`, `ledger`, `identity`, `hold`, `pause` | L0 to L2 | each other; decisions about content |
 //! | L4 assembly | `boot`, `daemon`, `gate` | all above | arguments, printing |
 //! | L5 surface | `cli`, `logging` | all above | decisions about a host |
 //!
@@ -32,6 +32,8 @@ pub mod sys;
 
 #[cfg(feature = "agent")]
 pub mod activate;
+#[cfg(feature = "agent")]
+pub mod allow;
 #[cfg(feature = "agent")]
 pub mod apply;
 #[cfg(feature = "agent")]

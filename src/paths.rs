@@ -51,6 +51,8 @@ pub const HOLD: &str = "/run/edge-bootstrap/hold.json";
 pub const LOCK: &str = "/run/edge-bootstrap/lock";
 /// Set by `pause`: observe and report, change nothing. Survives a reboot.
 pub const PAUSE: &str = "/var/lib/edge-bootstrap/pause.json";
+/// Refusals of the gate that a person lets pass for a while. Survives a reboot.
+pub const ALLOW: &str = "/var/lib/edge-bootstrap/allow.json";
 /// How often the daemon was started in this boot.
 pub const STARTS: &str = "/run/edge-bootstrap/starts.json";
 /// What was seen of our units in this boot, so that a person's stop is noticed.

@@ -17,13 +17,16 @@ const LAYERS: [(u8, &[&str]); 6] = [
     (2, &["sys"]),
     (
         3,
-        &["observe", "enrol", "apply", "activate", "verify", "report", "ledger", "identity", "hold", "pause"],
+        &[
+            "observe", "enrol", "apply", "activate", "verify", "report", "ledger", "identity", "hold",
+            "pause", "allow",
+        ],
     ),
     (4, &["boot", "daemon", "gate"]),
     (5, &["cli", "logging", "lib", "main"]),
 ];
 /// Records of L3 that the steps may share.
-const RECORDS: [&str; 4] = ["ledger", "identity", "hold", "pause"];
+const RECORDS: [&str; 5] = ["ledger", "identity", "hold", "pause", "allow"];
 
 /// What only `sys` may do, by the words that say it in code.
 const HANDS: [&str; 14] = [

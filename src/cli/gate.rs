@@ -19,9 +19,15 @@ pub struct GateArgs {
 pub fn run(common: &Common, args: &GateArgs) -> u8 {
     gate::arm();
     let root = common.root();
-    let verdict = gate::check(&root, &args.unit);
+    let verdict = gate::check(&root, Clock::System, &args.unit);
     for note in &verdict.notes {
         output::note(&format!("{}: {note}, ignoring", args.unit));
+    }
+    for (refusal, allowance) in &verdict.allowed {
+        output::note(&format!(
+            "{}: let pass by {} ({}): {refusal}",
+            args.unit, allowance.by, allowance.reason
+        ));
     }
     let Some(refusal) = verdict.refusal else { return 0 };
     let line = gate::line(&root, Clock::System, &args.unit, &refusal);

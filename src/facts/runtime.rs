@@ -170,12 +170,47 @@ pub struct PinnedIdentity {
     /// Filled after the first READY.
     #[serde(default)]
     pub joined: Option<Joined>,
+    /// Highest epoch of the site that this host knows of, from its own
+    /// assignment or from a signed statement of a peer. A datastore of a lower
+    /// one never starts.
+    #[serde(default)]
+    pub highest_epoch: u64,
+    /// Interface that carried the node IP when the node was last healthy.
+    #[serde(default)]
+    pub nic: Option<PinnedNic>,
+    /// A leave that has begun: nothing of k3s starts before it is done.
+    #[serde(default)]
+    pub retiring: Option<Retiring>,
+}
+
+/// The interface of the node IP.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PinnedNic {
+    /// Kernel name, for example `eth0`.
+    pub name: String,
+    /// Its permanent MAC, or the one in use where that is not known.
+    pub mac: Option<String>,
+    /// Bits of the network part of the node IP.
+    pub prefix: u8,
+}
+
+/// A leave that has begun: the old life's files go to quarantine, then the new
+/// identity is pinned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retiring {
+    /// Number of the quarantine directories of this leave.
+    pub number: u64,
+    /// Why, for people.
+    pub reason: String,
 }
 
 /// Hardware facts in classes, to tell the same machine from a copied disk.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fingerprint {
-    /// Board UUID and serials.
+    /// Board UUID, lower case.
+    #[serde(default)]
+    pub uuid: Option<String>,
+    /// Serials of product, board and chassis.
     pub board: Vec<String>,
     /// Permanent MACs.
     pub nics: Vec<String>,

@@ -177,6 +177,9 @@ fn pinned() -> PinnedIdentity {
         init_started: None,
         fingerprint: Fingerprint::default(),
         joined: None,
+        highest_epoch: 1,
+        nic: None,
+        retiring: None,
     }
 }
 

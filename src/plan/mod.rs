@@ -184,6 +184,9 @@ fn identity(inputs: Inputs<'_>, duty: &Duty, start: config::Start) -> PinnedIden
         },
         fingerprint: before.map_or_else(|| fingerprint(inputs.facts), |before| before.fingerprint.clone()),
         joined: same_epoch.and_then(|before| before.joined.clone()),
+        highest_epoch: before.map_or(0, |before| before.highest_epoch).max(duty.cluster.epoch),
+        nic: before.and_then(|before| before.nic.clone()),
+        retiring: None,
     }
 }
 
@@ -192,7 +195,8 @@ fn identity(inputs: Inputs<'_>, duty: &Duty, start: config::Start) -> PinnedIden
 pub fn fingerprint(facts: &HostFacts) -> Fingerprint {
     let board = &facts.identity.board;
     let mut prints = Fingerprint {
-        board: known([&board.uuid, &board.product_serial, &board.board_serial, &board.chassis_serial]),
+        uuid: board.uuid.known().cloned(),
+        board: known([&board.product_serial, &board.board_serial, &board.chassis_serial]),
         nics: facts
             .network
             .interfaces

@@ -225,6 +225,9 @@ mod tests {
             init_started: None,
             fingerprint: crate::facts::runtime::Fingerprint::default(),
             joined: None,
+            highest_epoch: 1,
+            nic: None,
+            retiring: None,
         }
     }
 

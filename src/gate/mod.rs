@@ -2,150 +2,95 @@
 //!
 //! Owns what `gate --unit` reads and when it refuses: on positive evidence
 //! only, never because something could not be read, except for an empty or
-//! damaged configuration or token. Reads local files, procfs and netlink; no
-//! D-Bus, no packet. The rules themselves are the plan's ([`crate::plan::rules`]).
+//! damaged configuration or token. Reads local files, procfs, sysfs and
+//! netlink; no D-Bus, no packet. The rules themselves are the plan's
+//! ([`crate::plan::rules`]).
 
-use std::net::IpAddr;
+mod config;
+mod identity;
+mod line;
+mod runtime;
 
-use serde::{Deserialize, Serialize};
+pub use line::{Refused, allow_command, line, refused};
 
+use crate::allow::{self, Allowance};
 use crate::facts::Fact;
+use crate::facts::k3s_config::Effective;
 use crate::facts::runtime::{PinnedIdentity, StartRecord};
-use crate::plan::{Refusal, rules, units};
+use crate::plan::{Refusal, units};
 use crate::sys::{Clock, Root, atomic, host};
 use crate::wire::secret::sha256_hex;
-use crate::{hold, identity, observe, paths};
-
-/// A repeated refusal is told once in this many seconds.
-const REPEAT_S: u64 = 600;
+use crate::{hold, observe, paths};
 
 /// What the gate found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Verdict {
     /// Why the unit must not start; `None` lets it go.
     pub refusal: Option<Refusal>,
+    /// Refusals that a person lets pass, each with who does.
+    pub allowed: Vec<(Refusal, Allowance)>,
     /// What could not be checked; said, but no reason to refuse.
     pub notes: Vec<String>,
 }
 
+/// What all checks of one start look at.
+struct Look<'a> {
+    root: &'a Root,
+    unit: &'a str,
+    identity: Option<PinnedIdentity>,
+    effective: Fact<Effective>,
+    notes: Vec<String>,
+}
+
+/// One check; evidence against the start, when there is any.
+type Check = fn(&mut Look<'_>) -> Option<Refusal>;
+
+/// The cheapest first; the first that is not let pass refuses.
+const K3S_CHECKS: &[Check] = &[
+    held,
+    config::is_whole,
+    config::tokens_are_whole,
+    identity::unit_fits,
+    identity::config_fits,
+    identity::name_fits,
+    identity::address_fits,
+];
+
+const REWRITE: &str = "`edge-bootstrap apply` writes it anew";
+
 /// Checks whether `unit` may start, and records what it starts with.
 #[must_use]
-pub fn check(root: &Root, unit: &str) -> Verdict {
-    let verdict = if units::is_k3s(unit) { check_k3s(root, unit) } else { check_containerd(root) };
+pub fn check(root: &Root, clock: Clock, unit: &str) -> Verdict {
+    let checks = if units::is_k3s(unit) { K3S_CHECKS } else { runtime::CHECKS };
+    let (identity, notes) = identity::pinned(root);
+    let effective = if units::is_k3s(unit) { observe::k3s::effective(root) } else { Fact::default() };
+    let mut look = Look { root, unit, identity, effective, notes };
+    let mut verdict = Verdict::default();
+    for check in checks {
+        let Some(refusal) = check(&mut look) else { continue };
+        match allow::lets_pass(root, clock, &refusal.code) {
+            Some(allowance) => verdict.allowed.push((refusal, allowance)),
+            None => {
+                verdict.refusal = Some(refusal);
+                break;
+            }
+        }
+    }
+    verdict.notes = look.notes;
     if verdict.refusal.is_none() {
         record_start(root, unit);
-        // A refusal after a start is no repetition. Best effort, as the record is.
-        let _ = root.remove_file(&repeats_path(unit));
+        line::forget(root, unit);
     }
     verdict
 }
 
-fn check_k3s(root: &Root, unit: &str) -> Verdict {
-    let mut notes = Vec::new();
-    let refusal = held(root)
-        .or_else(|| config_is_whole(root))
-        .or_else(|| tokens_are_whole(root))
-        .or_else(|| fits_identity(root, unit, &mut notes));
-    Verdict { refusal, notes }
-}
-
-fn held(root: &Root) -> Option<Refusal> {
-    let hold = hold::current(root)?;
+fn held(look: &mut Look<'_>) -> Option<Refusal> {
+    let hold = hold::current(look.root)?;
     Some(Refusal::new(
         &hold.code,
         hold.reason,
         "edge-bootstrap starts k3s by itself when this is over; see `edge-bootstrap status`",
     ))
-}
-
-const REWRITE: &str = "`edge-bootstrap apply` writes it anew";
-
-fn config_is_whole(root: &Root) -> Option<Refusal> {
-    let size = root.stat(paths::K3S_CONFIG).ok().map(|stat| stat.map_or(0, |stat| stat.size));
-    if size == Some(0) {
-        let reason =
-            format!("{} is missing or empty, with which k3s would start on defaults", paths::K3S_CONFIG);
-        return Some(Refusal::new("EB-config-empty", reason, REWRITE));
-    }
-    match observe::k3s::effective(root) {
-        Fact::Known(effective) => rules::token_is_named(&effective),
-        Fact::Unknown { unknown } => Some(Refusal::new(
-            "EB-config-damaged",
-            format!("k3s's configuration is damaged: {unknown}"),
-            REWRITE,
-        )),
-    }
-}
-
-fn tokens_are_whole(root: &Root) -> Option<Refusal> {
-    let effective = observe::k3s::effective(root);
-    let effective = effective.known()?;
-    ["token-file", "agent-token-file"].into_iter().filter_map(|key| effective.first(key)).find_map(|path| {
-        let empty = match root.read(path) {
-            Ok(None) => true,
-            Ok(Some(bytes)) => bytes.trim_ascii().is_empty(),
-            Err(_) => false,
-        };
-        empty.then(|| {
-            Refusal::new(
-                "EB-token-empty",
-                format!("token file {path} is missing or empty, which k3s takes for no token"),
-                REWRITE,
-            )
-        })
-    })
-}
-
-fn fits_identity(root: &Root, unit: &str, notes: &mut Vec<String>) -> Option<Refusal> {
-    let identity = match identity::load(root) {
-        Ok(loaded) => loaded.value(),
-        Err(error) => {
-            notes.push(format!("{error}; name and address were not checked"));
-            None
-        }
-    }?;
-    let effective = observe::k3s::effective(root);
-    rules::unit_fits(unit, &identity)
-        .or_else(|| effective.known().and_then(|effective| rules::config_fits(effective, &identity)))
-        .or_else(|| effective.known().and_then(|effective| rules::keys_fit(effective, identity.role)))
-        .or_else(|| name_fits(root, &identity))
-        .or_else(|| address_fits(root, &identity, notes))
-}
-
-fn name_fits(root: &Root, identity: &PinnedIdentity) -> Option<Refusal> {
-    let hostname = root.read_kernel("/proc/sys/kernel/hostname").ok()?;
-    rules::hostname_fits(&hostname, identity)
-}
-
-fn address_fits(root: &Root, identity: &PinnedIdentity, notes: &mut Vec<String>) -> Option<Refusal> {
-    match observe::network::interfaces(root) {
-        Fact::Known(interfaces) => {
-            let addresses: Vec<IpAddr> =
-                interfaces.iter().flat_map(|nic| nic.addresses.iter().map(|cidr| cidr.address)).collect();
-            rules::address_fits(&addresses, identity)
-        }
-        Fact::Unknown { unknown } => {
-            notes.push(format!("addresses were not checked: {unknown}"));
-            None
-        }
-    }
-}
-
-/// containerd is refused only for its own damaged configuration, and only where
-/// our drop-in made it ours.
-fn check_containerd(root: &Root) -> Verdict {
-    let damage = match root.read_text(paths::CONTAINERD_CONFIG) {
-        Ok(Some(text)) if text.trim().is_empty() => Some("is empty".to_owned()),
-        Ok(Some(text)) => {
-            text.parse::<toml::Table>().err().map(|error| format!("is damaged: {}", error.message()))
-        }
-        Ok(None) => Some("is missing".to_owned()),
-        Err(_) => None,
-    };
-    let refusal = damage.map(|damage| {
-        Refusal::new("EB-containerd-config", format!("{} {damage}", paths::CONTAINERD_CONFIG), REWRITE)
-    });
-    Verdict { refusal, notes: Vec::new() }
 }
 
 /// Records what the unit starts with, for later decisions about restarts. A
@@ -167,41 +112,6 @@ fn record_start(root: &Root, unit: &str) {
     let _ = atomic::write_volatile(root, &paths::started_with(name), &bytes, 0o600);
 }
 
-/// How often a refusal was repeated.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Repeats {
-    code: String,
-    told_at: u64,
-    count: u64,
-}
-
-fn repeats_path(unit: &str) -> String {
-    format!("{}/refused-{}.json", paths::RUN_DIR, unit.trim_end_matches(".service"))
-}
-
-/// The line to say about a refusal: at once for a new one, then once per ten
-/// minutes with the number of times.
-#[must_use]
-pub fn line(root: &Root, clock: Clock, unit: &str, refusal: &Refusal) -> Option<String> {
-    let path = repeats_path(unit);
-    let before: Repeats = root
-        .read(&path)
-        .ok()
-        .flatten()
-        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-        .unwrap_or_default();
-    let now = clock.unix();
-    let same = before.code == refusal.code;
-    let quiet = same && now >= before.told_at && now - before.told_at < REPEAT_S;
-    let count = if same { before.count + 1 } else { 1 };
-    let told_at = if quiet { before.told_at } else { now };
-    let repeats = Repeats { code: refusal.code.clone(), told_at, count };
-    let _ = root.ensure_dir(paths::RUN_DIR);
-    let _ = atomic::write_volatile(root, &path, &serde_json::to_vec(&repeats).unwrap_or_default(), 0o600);
-    let again = if count > 1 { format!(" ({count} times)") } else { String::new() };
-    (!quiet).then(|| format!("{unit} must not start{again}: {refusal}"))
-}
-
 /// The gate ends itself after this many seconds; systemd takes that for "go".
 pub const LIMIT_S: u32 = 5;
 
@@ -215,6 +125,7 @@ pub fn arm() {
 mod tests {
     use super::*;
     use crate::facts::runtime::Fingerprint;
+    use crate::identity;
     use crate::role::Role;
 
     const CONFIG: &str = "node-name: \"172-16-36-1\"\nnode-ip: \"172.16.36.1\"\ntoken-file: \"/var/lib/edge-bootstrap/generations/1/server-token\"\n";
@@ -250,6 +161,9 @@ mod tests {
             init_started: None,
             fingerprint: Fingerprint::default(),
             joined: None,
+            highest_epoch: 1,
+            nic: None,
+            retiring: None,
         }
     }
 
@@ -260,7 +174,7 @@ mod tests {
         }
 
         fn code(&self, unit: &str) -> Option<String> {
-            check(&self.root, unit).refusal.map(|refusal| refusal.code)
+            check(&self.root, Clock::System, unit).refusal.map(|refusal| refusal.code)
         }
     }
 
@@ -296,7 +210,7 @@ mod tests {
     fn what_cannot_be_read_is_no_evidence() {
         let host = healthy();
         host.put(paths::IDENTITY, "{");
-        let verdict = check(&host.root, "k3s.service");
+        let verdict = check(&host.root, Clock::System, "k3s.service");
         assert_eq!(verdict.refusal, None);
         assert!(verdict.notes[0].contains("identity.json"), "{:?}", verdict.notes);
     }
