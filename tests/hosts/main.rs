@@ -7,6 +7,7 @@ mod campaign;
 mod daemon;
 mod gate;
 mod hand;
+mod incident;
 mod lab;
 mod line;
 mod secrets;
