@@ -8,6 +8,7 @@ pub mod claim;
 pub mod envelope;
 pub mod report;
 pub mod secret;
+pub mod statement;
 
 pub use secret::Secret;
 

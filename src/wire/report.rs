@@ -1,8 +1,13 @@
 //! `POST /v1/nodes/{id}/reports`: how a host is.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
+
+/// Phase of a host whose disk was copied from another machine. It has the
+/// original's key, so nothing that it reports is about the original.
+pub const QUARANTINED: &str = "quarantined";
 
 /// What the host sends after a pass and from then on as told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +27,10 @@ pub struct Report {
     /// Findings that are not ok.
     #[serde(default)]
     pub findings: Vec<ReportedFinding>,
+    /// Who this host is pinned as; absent before it is, and from versions that
+    /// did not say so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<ReportedNode>,
     /// What this host knows of its cluster.
     #[serde(default)]
     pub cluster: ReportedCluster,
@@ -46,6 +55,20 @@ pub struct ReportedFinding {
     pub code: String,
 }
 
+/// Who the host is pinned as. It may be behind its assignment: then what it says
+/// of a cluster is about the one of this identity.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReportedNode {
+    /// Node name.
+    pub name: String,
+    /// Node IP.
+    pub ip: IpAddr,
+    /// The machine room.
+    pub site: String,
+    /// Cluster name.
+    pub cluster: String,
+}
+
 /// What the host knows of its cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReportedCluster {
@@ -55,6 +78,10 @@ pub struct ReportedCluster {
     pub etcd_member: Option<String>,
     /// Epoch for which this host started an initialisation.
     pub init_started: Option<u64>,
+    /// The host cannot tell whether it started one: its record is damaged, or
+    /// there is a datastore and no record. It then gives no init lease back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub init_unknown: bool,
     /// Snapshots on this host, each with the hash of its token.
     #[serde(default)]
     pub snapshots: Vec<ReportedSnapshot>,

@@ -12,6 +12,7 @@ use edge_bootstrap::wire::assignment::{
     Artifact as WireArtifact, Cluster, Etcd, Join, K3s, Node as WireNode, Payload, RoomHost, Runtime,
 };
 use edge_bootstrap::wire::secret::sha256_hex;
+use edge_bootstrap::wire::statement::Statement;
 use thiserror::Error;
 
 use crate::clock::{self, Seconds};
@@ -81,6 +82,16 @@ impl Room<'_> {
         })
     }
 
+    /// The bytes of the site's statement: what its hosts may tell each other.
+    ///
+    /// # Errors
+    /// [`AssignError::Print`].
+    pub fn statement(&self, now: Seconds) -> Result<Vec<u8>, AssignError> {
+        let Site { name, settings, epoch, .. } = self.site;
+        let statement = Statement::new(name, &settings.cluster_name, *epoch, clock::rfc3339(now));
+        Ok(serde_json::to_vec(&statement)?)
+    }
+
     /// Other claimed nodes, in the order in which they got their roles.
     fn others(&self, node: &Node) -> impl Iterator<Item = &Node> {
         let id = node.id.clone();
@@ -104,7 +115,7 @@ impl Room<'_> {
             tls_san: settings.tls_san.clone(),
             restore: None,
             retired: Vec::new(),
-            rejoin: false,
+            rejoin: node.rejoin,
         }
     }
 
@@ -172,8 +183,8 @@ pub fn bytes(mut payload: Payload, generation: u64, now: Seconds) -> Result<Vec<
     payload.issued_at = Some(clock::rfc3339(now));
     let bytes = serde_json::to_vec(&payload)?;
     role::parse_payload(&bytes)?;
-    // The envelope is base64: four bytes for three.
-    let size = bytes.len().div_ceil(3) * 4 + 256;
+    // The envelope is base64: four bytes for three. The statement stands beside it.
+    let size = bytes.len().div_ceil(3) * 4 + 1024;
     if size > MAX_ASSIGNMENT {
         return Err(AssignError::TooLarge(size));
     }
@@ -252,6 +263,14 @@ mod tests {
         let k3s = room.payload(&nodes[0], Role::Server).unwrap().k3s.unwrap();
         let expected = format!("https://central:8443/v1/artifacts/{}/k3s", "b".repeat(64));
         assert_eq!(k3s.artifacts["amd64"].urls, [expected]);
+    }
+
+    #[test]
+    fn a_statement_holds_no_token() {
+        let (site, nodes) = (Site { epoch: 7, ..site() }, [server(1)]);
+        let room = Room { site: &site, nodes: &nodes, artifacts: &[], public_url: "https://central:8443" };
+        let text = String::from_utf8(room.statement(0).unwrap()).unwrap();
+        assert!(text.contains("\"epoch\":7") && !text.contains("canary"), "{text}");
     }
 
     #[test]

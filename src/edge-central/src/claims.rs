@@ -134,19 +134,28 @@ async fn take(service: &Service, claim: &Claim) -> Result<Node, Refusal> {
 
 async fn look_up(conn: &mut SqliteConnection, claim: &Claim) -> Result<Known, StoreError> {
     let request = &claim.request;
-    let site = sites::get(conn, &request.site).await?;
-    let nodes = nodes::of_site(conn, &request.site).await?;
+    let own = nodes::get(conn, &claim.id).await?;
+    let place = place(own.as_ref(), &request.site);
+    let site = sites::get(conn, place).await?;
+    let nodes = nodes::of_site(conn, place).await?;
     let token = match &request.enrol_token {
         Some(secret) => tokens::by_secret(conn, secret).await?,
         None => None,
     };
     Ok(Known {
+        pending: nodes::count_pending(conn, place).await?,
         site,
-        own: nodes::get(conn, &claim.id).await?,
+        own,
         others: nodes.into_iter().filter(|node| node.id != claim.id).collect(),
         token,
-        pending: nodes::count_pending(conn, &request.site).await?,
     })
+}
+
+/// The site that a claim is about. A host that was moved still has its old site
+/// in its own settings: its key says where it belongs.
+fn place<'a>(own: Option<&'a Node>, asked: &'a str) -> &'a str {
+    let moved = own.filter(|own| own.former_sites.iter().any(|site| site == asked));
+    moved.map_or(asked, |own| &own.site)
 }
 
 fn judge(claim: &Claim, known: &Known) -> Result<Verdict, Refusal> {
@@ -212,6 +221,11 @@ fn new_node(claim: &Claim) -> Node {
 fn enter(node: &mut Node, claim: &Claim, verdict: &Verdict) -> Result<bool, ids::RandomError> {
     let before = (node.state, node.pending.clone());
     match verdict {
+        // It may have lost the assignment that moved it, and takes one of another
+        // site than its settings name only when that one says so.
+        Verdict::Keep if node.site != claim.request.site => {
+            (node.rejoin, node.issued_revision) = (true, 0);
+        }
         Verdict::Keep => {}
         Verdict::Claim(token) => {
             (node.state, node.pending, node.claimed_at) = (NodeState::Claimed, None, Some(claim.now));
@@ -236,7 +250,7 @@ fn adopt_proposal(node: &mut Node, claim: &Claim, others: &[Node]) {
     let wanted = &claim.request.node;
     let mut placed = others.iter().filter(|other| other.state == NodeState::Claimed);
     let is_free = !placed.any(|other| other.name == wanted.name || other.ip == wanted.ip);
-    if node.generation == 0 && is_free {
+    if node.generation == 0 && !node.rejoin && is_free {
         node.name.clone_from(&wanted.name);
         node.ip = wanted.ip;
     }

@@ -5,6 +5,7 @@
 //! from a backup); the same number never carries other bytes.
 
 use edge_bootstrap::error::Chain;
+use edge_bootstrap::wire::statement::Granted;
 use sqlx::SqliteConnection;
 use thiserror::Error;
 use tracing::{error, info};
@@ -182,8 +183,9 @@ async fn renew(
         Err(error) => return Ok(Err(error)),
     };
     if asked > node.generation || node.body_digest.as_ref() != Some(&content.digest) {
-        let envelope = serde_json::to_string(&service.signer.sign(&content.bytes));
-        let envelope = envelope.map_err(|_| StoreError::Damaged("envelope"))?;
+        let statement = Some(service.signer.sign(&content.statement));
+        let granted = Granted { envelope: service.signer.sign(&content.bytes), statement };
+        let envelope = serde_json::to_string(&granted).map_err(|_| StoreError::Damaged("envelope"))?;
         nodes::put_document(conn, &node.id, Document::Envelope, &envelope).await?;
         (node.generation, node.body_digest) = (generation, Some(content.digest));
         info!(site = site.name, node = node.id, generation, "assignment signed");
@@ -196,10 +198,17 @@ async fn renew(
 struct Content {
     digest: String,
     bytes: Vec<u8>,
+    /// What may be shown to anybody. Not part of the digest: it says nothing
+    /// that the assignment does not say.
+    statement: Vec<u8>,
 }
 
 fn content(room: &Room<'_>, node: &Node, (generation, now): (u64, Seconds)) -> Result<Content, AssignError> {
     let Some(role) = node.role else { return Err(AssignError::NoVersion) };
     let payload = room.payload(node, role)?;
-    Ok(Content { digest: assign::digest(&payload)?, bytes: assign::bytes(payload, generation, now)? })
+    Ok(Content {
+        digest: assign::digest(&payload)?,
+        bytes: assign::bytes(payload, generation, now)?,
+        statement: room.statement(now)?,
+    })
 }

@@ -51,9 +51,10 @@ pub async fn handle(
     let bad = |_| Refusal::new(Code::BadRequest, "generation and wait are numbers");
     let Query(ask) = ask.map_err(bad)?;
     let deadline = Instant::now() + Duration::from_secs(ask.wait.min(MOST_WAIT));
-    let mut site = service.changes.subscribe(&look_up(&service, &id).await?.site);
     loop {
-        // Marked as seen before the look, so that no change falls between.
+        // Before the look, so that no change falls between; each time, because
+        // the host may be moved to another site while it waits.
+        let mut site = service.changes.subscribe(&look_up(&service, &id).await?.site);
         site.borrow_and_update();
         let issued = look(&service, &id, ask.generation).await?;
         if let Issued::Newer(envelope) = issued {

@@ -110,6 +110,21 @@ fn a_held_lease_is_given_to_nobody_else() {
 }
 
 #[test]
+fn neither_a_role_by_force_nor_time_moves_a_held_lease() {
+    let leased = Site { lease: Some(node(1).id), ..site() };
+    let agent = Node { forced_role: Some(Role::Agent), ..with_role(1, Role::Agent) };
+    let forced = Node { forced_role: Some(Role::Server), ..with_role(2, Role::Server) };
+    let late = Rules { now: i64::MAX / 2, ..RULES };
+    for rules in [RULES, late] {
+        let decisions = decide(&leased, &[agent.clone(), forced.clone()], rules);
+        assert!(!decisions.iter().any(|decision| matches!(decision, Decision::Lease(_))), "{decisions:?}");
+    }
+    let revoked = Node { state: NodeState::Revoked, ..with_role(1, Role::Server) };
+    let decisions = decide(&leased, &[revoked, forced], RULES);
+    assert_eq!(decisions, [], "a holder whose place was taken away may still run");
+}
+
+#[test]
 fn no_lease_where_a_host_has_seen_a_cluster() {
     let mut seen = host(1, 500);
     seen.reported.ca_hash = Some(CA.to_owned());

@@ -12,7 +12,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use edge_bootstrap::role::Role;
 use edge_bootstrap::role::words::Sha256Hex;
-use edge_bootstrap::wire::report::{Report, ReportAnswer};
+use edge_bootstrap::wire::report::{QUARANTINED, Report, ReportAnswer, ReportedCluster, ReportedNode};
 use sqlx::SqliteConnection;
 use tracing::{info, warn};
 
@@ -22,7 +22,7 @@ use crate::issue::{self, Issued};
 use crate::refusal::Refusal;
 use crate::service::Service;
 use crate::store::audit::Entry;
-use crate::store::nodes::{self, Document, Node, NodeState};
+use crate::store::nodes::{self, CopySeen, Document, Node, NodeState};
 use crate::store::sites::{self, Site};
 use crate::store::{StoreError, audit, commit};
 
@@ -64,6 +64,11 @@ async fn take(service: &Service, id: &str, report: &Report, now: Seconds) -> Res
     if node.state == NodeState::Revoked {
         return Err(Refusal::node_revoked());
     }
+    if report.phase == QUARANTINED {
+        copy_seen(&mut tx, &node, report, now).await?;
+        commit(tx).await?;
+        return Ok(node.generation);
+    }
     node.meet(now);
     // Before the report is judged: it must be seen beside the newest assignment.
     let issued = issue::issue(&mut tx, service, &mut node, (report.generation, now)).await?;
@@ -75,6 +80,31 @@ async fn take(service: &Service, id: &str, report: &Report, now: Seconds) -> Res
     Ok(node.generation)
 }
 
+/// A copy of the node's disk has its key. That there is one is told to people;
+/// what it says is not about the node, which goes on reporting by itself.
+async fn copy_seen(
+    conn: &mut SqliteConnection,
+    node: &Node,
+    report: &Report,
+    now: Seconds,
+) -> Result<(), StoreError> {
+    let boot_id: String = report.boot_id.chars().filter(|letter| !letter.is_control()).take(36).collect();
+    let seen = CopySeen { boot_id, at: now };
+    if !nodes::note_copy(conn, &node.id, &seen).await? {
+        return Ok(());
+    }
+    warn!(site = node.site, node = node.id, boot_id = seen.boot_id, "a copy of this node's disk was seen");
+    let entry = Entry {
+        at: now,
+        actor: "host".to_owned(),
+        action: "copy-seen".to_owned(),
+        site: Some(node.site.clone()),
+        node: Some(node.id.clone()),
+        detail: format!("another machine runs on a copy of its disk, boot {}", seen.boot_id),
+    };
+    audit::add(conn, &entry).await
+}
+
 async fn keep(
     conn: &mut SqliteConnection,
     node: &mut Node,
@@ -83,8 +113,21 @@ async fn keep(
 ) -> Result<(), StoreError> {
     let Some(mut site) = sites::get(conn, &node.site).await? else { return Ok(()) };
     let before = node.reported.ca_mismatch.take();
+    let of_old_life;
+    // What it says of a cluster that it left, or has not left yet, is not about this site.
+    let report = if is_about(&site, report) {
+        report
+    } else {
+        of_old_life = Report { cluster: ReportedCluster::default(), ..report.clone() };
+        &of_old_life
+    };
     let effects = judge(&site, node, report, issued);
     remember(&site, node, report);
+    if node.rejoin && has_arrived(&site, node, report) {
+        // The assignment is made anew without the permission to change.
+        (node.rejoin, node.issued_revision) = (false, 0);
+        audit::add(conn, &arrived(node)).await?;
+    }
     for effect in &effects {
         apply(effect, &mut site, node);
         let is_news = before.is_none() || before != node.reported.ca_mismatch;
@@ -98,6 +141,36 @@ async fn keep(
     nodes::save(conn, node).await?;
     let text = super::store::text("report", report)?;
     nodes::put_document(conn, &node.id, Document::Report, &text).await
+}
+
+/// Whether the host that reports is pinned in this site. A version that does not
+/// say so is taken at its word.
+fn is_about(site: &Site, report: &Report) -> bool {
+    report.node.as_ref().is_none_or(|node| node.site == site.name)
+}
+
+/// A host that was moved runs as what it was moved to, by its newest assignment.
+fn has_arrived(site: &Site, node: &Node, report: &Report) -> bool {
+    let is_it = |pinned: &ReportedNode| {
+        (pinned.name.as_str(), pinned.ip) == (node.name.as_str(), node.ip)
+            && pinned.site == site.name
+            && pinned.cluster == site.settings.cluster_name
+    };
+    report.node.as_ref().is_some_and(is_it)
+        && (report.epoch, report.phase.as_str()) == (site.epoch, "steady")
+        && report.generation >= node.generation
+}
+
+fn arrived(node: &Node) -> Entry {
+    info!(site = node.site, node = node.id, name = node.name, "host has arrived where it was moved to");
+    Entry {
+        at: node.last_contact,
+        actor: "host".to_owned(),
+        action: "node-arrived".to_owned(),
+        site: Some(node.site.clone()),
+        node: Some(node.id.clone()),
+        detail: format!("{} {}", node.name, node.ip),
+    }
 }
 
 /// What the report brings about. Reports of another epoch are about another
@@ -122,7 +195,10 @@ fn reported_hash(site: &Site, report: &Report) -> Option<String> {
 /// The holder shall not be a server any more, has taken that assignment over,
 /// and says that it never started with the lease: it cannot start later either.
 fn gave_the_lease_back(site: &Site, node: &Node, report: &Report) -> bool {
-    let never_started = report.cluster.init_started != Some(site.epoch)
+    // A report about another site says nothing about this one's lease either.
+    let never_started = is_about(site, report)
+        && !report.cluster.init_unknown
+        && report.cluster.init_started != Some(site.epoch)
         && node.reported.init_started != Some(site.epoch)
         && report.cluster.ca_hash.is_none();
     site.ca_hash.is_none() && node.role != Some(Role::Server) && never_started

@@ -84,6 +84,22 @@ fn a_holder_that_started_or_may_still_start_keeps_the_lease() {
 }
 
 #[test]
+fn a_holder_that_cannot_tell_whether_it_started_keeps_the_lease() {
+    let off = Node { role: Some(Role::Agent), ..server(1) };
+    let mut unsure = report(None, None);
+    unsure.cluster.init_unknown = true;
+    assert_eq!(effects(&leased(), &off, &unsure), []);
+}
+
+#[test]
+fn a_lease_of_a_later_epoch_is_not_freed_by_what_was_started_before_it() {
+    let off = Node { role: Some(Role::Agent), ..server(1) };
+    let again = Site { epoch: 2, ..leased() };
+    assert_eq!(effects(&again, &off, &report(None, Some(1))), [Effect::LeaseFree]);
+    assert_eq!(effects(&again, &off, &report(None, Some(2))), []);
+}
+
+#[test]
 fn what_a_host_said_once_about_its_start_stays() {
     let mut host = server(1);
     remember(&leased(), &mut host, &report(Some('a'), Some(1)));

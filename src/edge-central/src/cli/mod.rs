@@ -4,6 +4,7 @@
 //! it works while the service runs and while it does not.
 
 mod artifact;
+mod moves;
 mod node;
 mod output;
 mod serve;

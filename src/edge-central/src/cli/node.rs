@@ -30,6 +30,8 @@ pub(super) enum Command {
         /// Node id, name or code.
         node: String,
     },
+    /// Move a host to another site, or give it another name or address.
+    Move(super::moves::Move),
     /// Take a host's place away; it keeps running what it runs.
     Revoke {
         /// Node id or name.
@@ -67,12 +69,13 @@ pub(super) async fn run(context: &Context, command: Command) -> anyhow::Result<(
     match command {
         Command::List { site } => list(context, site.as_deref()).await,
         Command::Show { node } => show(context, &node).await,
+        Command::Move(command) => super::moves::run(context, command).await,
         Command::Revoke { node } => revoke(context, &node).await,
     }
 }
 
 /// The one node that a person means.
-async fn find(conn: &mut SqliteConnection, word: &str) -> anyhow::Result<Node> {
+pub(super) async fn find(conn: &mut SqliteConnection, word: &str) -> anyhow::Result<Node> {
     let mut found = nodes::find(conn, word).await?;
     found.retain(|node| node.state != NodeState::Revoked || node.id == word);
     match found.len() {
@@ -98,7 +101,7 @@ pub(super) fn node_json(node: &Node) -> Value {
     json!({
         "id": node.id, "site": node.site, "name": node.name, "ip": node.ip, "state": node.state.word(),
         "server_ok": node.server_ok, "forced_role": node.forced_role, "role": node.role,
-        "generation": node.generation, "agent_version": node.agent_version, "boot_id": node.boot_id,
+        "generation": node.generation, "rejoin": node.rejoin, "former_sites": node.former_sites, "agent_version": node.agent_version, "boot_id": node.boot_id,
         "claimed": node.claimed_at.map(clock::rfc3339), "last_contact": clock::rfc3339(node.last_contact),
         "code": pending.map(|pending| &pending.code), "reason": pending.map(|pending| &pending.reason),
         "of": pending.and_then(|pending| pending.of.as_ref()),
@@ -108,6 +111,7 @@ pub(super) fn node_json(node: &Node) -> Value {
             "ca_mismatch": reported.ca_mismatch, "init_started": reported.init_started,
             "etcd_member": reported.etcd_member,
         },
+        "copy": node.copy.as_ref().map(|copy| json!({"boot_id": copy.boot_id, "seen": clock::rfc3339(copy.at)})),
     })
 }
 
@@ -135,8 +139,16 @@ fn note(node: &Node) -> String {
             format!("code {}: {}{of}", pending.code, pending.reason)
         }
         (None, Some(_)) => "ca_mismatch: in another cluster".to_owned(),
-        (None, None) => String::new(),
+        (None, None) => copy_note(node).unwrap_or_default(),
     }
+}
+
+/// How long a copy that was seen is named in lists, in seconds.
+const COPY_NOTED: clock::Seconds = 24 * 3600;
+
+fn copy_note(node: &Node) -> Option<String> {
+    let age = clock::now().saturating_sub(node.copy.as_ref()?.at);
+    (age < COPY_NOTED).then(|| format!("a copy of its disk was seen {age}s ago"))
 }
 
 async fn show(context: &Context, word: &str) -> anyhow::Result<()> {

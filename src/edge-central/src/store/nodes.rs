@@ -101,8 +101,23 @@ pub struct Node {
     pub body_digest: Option<String>,
     /// Revision of the site for which the envelope was last computed.
     pub issued_revision: i64,
+    /// A person moved it: it may change who it is, until it was seen to have.
+    pub rejoin: bool,
+    /// Sites from which it was moved: its own settings may still name one of them.
+    pub former_sites: Vec<String>,
     /// What its reports said.
     pub reported: Reported,
+    /// The newest host that ran on a copy of its disk.
+    pub copy: Option<CopySeen>,
+}
+
+/// A host that runs on a copy of a node's disk, with the node's key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CopySeen {
+    /// Its boot.
+    pub boot_id: String,
+    /// Its last report.
+    pub at: Seconds,
 }
 
 impl Node {
@@ -130,7 +145,10 @@ impl Node {
             generation: 0,
             body_digest: None,
             issued_revision: 0,
+            rejoin: false,
+            former_sites: Vec::new(),
             reported: Reported::default(),
+            copy: None,
         }
     }
 }
@@ -211,8 +229,17 @@ fn node(row: &SqliteRow) -> Result<Node, StoreError> {
         generation: unsigned(row.try_get("generation")?),
         body_digest: row.try_get("body_digest")?,
         issued_revision: row.try_get("issued_revision")?,
+        rejoin: row.try_get("rejoin")?,
+        former_sites: document("former sites", row.try_get("former_sites")?)?,
         reported: reported(row)?,
+        copy: copy(row)?,
     })
+}
+
+fn copy(row: &SqliteRow) -> Result<Option<CopySeen>, StoreError> {
+    let (boot_id, at) = (row.try_get("copy_boot_id")?, row.try_get("copy_seen_at")?);
+    let seen: (Option<String>, Option<Seconds>) = (boot_id, at);
+    Ok(seen.0.zip(seen.1).map(|(boot_id, at)| CopySeen { boot_id, at }))
 }
 
 /// One node by id.
@@ -279,7 +306,7 @@ pub async fn add(conn: &mut SqliteConnection, new: &Node) -> Result<(), StoreErr
     save(conn, new).await
 }
 
-/// Writes everything of a node but its id, ordinal and site.
+/// Writes everything of a node but its id and ordinal.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -287,7 +314,8 @@ pub async fn save(conn: &mut SqliteConnection, node: &Node) -> Result<(), StoreE
     sqlx::query(
         "UPDATE nodes SET state = ?, name = ?, ip = ?, server_ok = ?, forced_role = ?, role = ?, role_order = ?,
             code = ?, pending_reason = ?, pending_of = ?, hardware = ?, agent_version = ?, boot_id = ?,
-            claimed_at = ?, up_since = ?, last_contact = ?, generation = ?, body_digest = ?, issued_revision = ?
+            claimed_at = ?, up_since = ?, last_contact = ?, generation = ?, body_digest = ?, issued_revision = ?,
+            site = ?, rejoin = ?, former_sites = ?
          WHERE id = ?",
     )
     .bind(node.state.word())
@@ -309,10 +337,40 @@ pub async fn save(conn: &mut SqliteConnection, node: &Node) -> Result<(), StoreE
     .bind(signed(node.generation))
     .bind(&node.body_digest)
     .bind(node.issued_revision)
+    .bind(&node.site)
+    .bind(node.rejoin)
+    .bind(text("former sites", &node.former_sites)?)
     .bind(&node.id)
     .execute(&mut *conn)
     .await?;
     save_reported(conn, node).await
+}
+
+/// Boots of copies of one disk that are told apart; more would fill the database.
+const MOST_COPIES: i64 = 100;
+
+/// Notes that a copy of the node's disk was seen, and nothing else about the
+/// node. Tells whether this boot of it is news.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn note_copy(conn: &mut SqliteConnection, id: &str, seen: &CopySeen) -> Result<bool, StoreError> {
+    sqlx::query("UPDATE nodes SET copy_boot_id = ?, copy_seen_at = ? WHERE id = ?")
+        .bind(&seen.boot_id)
+        .bind(seen.at)
+        .bind(id)
+        .execute(&mut *conn)
+        .await?;
+    let added = sqlx::query(
+        "INSERT OR IGNORE INTO copies (node, boot_id)
+         SELECT ?1, ?2 WHERE (SELECT count(*) FROM copies WHERE node = ?1) < ?3",
+    )
+    .bind(id)
+    .bind(&seen.boot_id)
+    .bind(MOST_COPIES)
+    .execute(conn)
+    .await?;
+    Ok(added.rows_affected() > 0)
 }
 
 async fn save_reported(conn: &mut SqliteConnection, node: &Node) -> Result<(), StoreError> {

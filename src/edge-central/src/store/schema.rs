@@ -8,7 +8,7 @@ use sqlx::SqliteConnection;
 use super::{Store, StoreError, commit};
 
 /// One step per schema version.
-const STEPS: &[&str] = &[FIRST];
+const STEPS: &[&str] = &[FIRST, COPIES, MOVES];
 
 const FIRST: &str = "
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -99,6 +99,23 @@ CREATE TABLE audit (
     node TEXT,
     detail TEXT NOT NULL
 ) STRICT;
+";
+
+/// Hosts that run on a copy of a node's disk, each boot once, and the newest of them.
+const COPIES: &str = "
+CREATE TABLE copies (
+    node TEXT NOT NULL REFERENCES nodes (id),
+    boot_id TEXT NOT NULL,
+    PRIMARY KEY (node, boot_id)
+) STRICT, WITHOUT ROWID;
+ALTER TABLE nodes ADD COLUMN copy_boot_id TEXT;
+ALTER TABLE nodes ADD COLUMN copy_seen_at INTEGER;
+";
+
+/// A node that a person moved to another site.
+const MOVES: &str = "
+ALTER TABLE nodes ADD COLUMN rejoin INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE nodes ADD COLUMN former_sites TEXT NOT NULL DEFAULT '[]';
 ";
 
 /// Brings the database to this program's schema; one that has it is only read.

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use edge_central::refusal::Code;
 use serde_json::{Value, json};
 
@@ -19,6 +21,12 @@ fn required(document: &Value, schema: &str) -> BTreeSet<String> {
 
 fn keys(object: &Value) -> BTreeSet<String> {
     object.as_object().unwrap().keys().cloned().collect()
+}
+
+/// What an envelope holds, without a look at its signature.
+fn open(envelope: &Value) -> Value {
+    let payload = STANDARD.decode(envelope["payload"].as_str().unwrap()).unwrap();
+    serde_json::from_slice(&payload).unwrap()
 }
 
 #[test]
@@ -53,7 +61,10 @@ async fn answers_have_the_documented_fields() {
     let (_, claimed) = host.claim(Some(&central.server_token("1"))).await;
     assert_eq!(keys(&claimed), required(&document, "Claimed"));
     let envelope: Value = host.ask(0, 15).await.json().await.unwrap();
-    assert_eq!(keys(&envelope), required(&document, "Envelope"));
+    assert_eq!(keys(&envelope), keys(&document["components"]["schemas"]["Granted"]["properties"]));
+    assert_eq!(keys(&envelope["statement"]), required(&document, "Envelope"));
+    let statement: Value = open(&envelope["statement"]);
+    assert_eq!(keys(&statement), required(&document, "Statement"));
     let report = host.report_body(1, &json!({}));
     assert_eq!(keys(&host.send_report(&report).await.1), required(&document, "ReportAnswer"));
     let (_, refused) = central.host(2).claim(Some("wrong")).await;

@@ -14,6 +14,8 @@ mod assignments;
 mod claims;
 mod common;
 mod contract;
+mod copies;
 mod lease;
 mod limits;
+mod moves;
 mod secrets;
