@@ -4,6 +4,9 @@
 //! an emulated one takes all processors of a small test machine.
 #![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
+mod clock;
+mod hardware;
+
 use std::net::Ipv4Addr;
 
 use edge_lab::{Lab, MachineSpec, Profile, Suite, programs};

@@ -111,6 +111,13 @@ impl Disk {
         self.copy(&self.kept(), &self.image())
     }
 
+    /// Makes the image what that of `other` is.
+    pub(crate) fn copy_of(&self, other: &Self) -> Result<()> {
+        self.wait_unused()?;
+        other.wait_unused()?;
+        self.copy(&other.image(), &self.image())
+    }
+
     fn copy(&self, from: &str, to: &str) -> Result<()> {
         run(&["cp", "--sparse=always", "--reflink=auto", from, to])?;
         Ok(())

@@ -33,7 +33,7 @@ mod lab;
 pub use central::Central;
 pub use cmd::{Output, wait_until};
 pub use disk::Fs;
-pub use host::{Bind, Cgroups, Host, HostSpec};
+pub use host::{Bind, Cgroups, Hardware, Host, HostSpec};
 pub use lab::Lab;
 pub use machine::{Machine, MachineSpec};
 pub use programs::{K3s, Profile};

@@ -137,7 +137,15 @@ fn apt(words: &[&str]) -> Result<()> {
 /// # Errors
 /// mmdebstrap fails; nothing half-made is left behind under the root's name.
 pub fn host_root(suite: Suite) -> Result<PathBuf> {
-    let packages = HOST_PACKAGES.join(",");
+    host_root_with(suite, &[])
+}
+
+/// The same with further packages, for laws about programs that only some hosts have.
+///
+/// # Errors
+/// As [`host_root`], also when the suite has no such package.
+pub fn host_root_with(suite: Suite, more: &[&str]) -> Result<PathBuf> {
+    let packages = [HOST_PACKAGES, more].concat().join(",");
     let dir = home().join("roots").join(format!("{}-{}", suite.name(), tag(&[RECIPE, &packages])));
     let _one_at_a_time = lock(&format!("root-{}", suite.name()))?;
     if !dir.exists() {

@@ -86,7 +86,7 @@ impl Host {
         self.disk.put_back()
     }
 
-    fn refuse_while_on(&self) -> Result<()> {
+    pub(super) fn refuse_while_on(&self) -> Result<()> {
         if self.is_on() {
             bail!("{} is on: its disk can be edited only while it is off", self.name());
         }

@@ -5,6 +5,7 @@
 //! which vanish with it.
 
 mod files;
+mod hardware;
 mod inside;
 mod nspawn;
 mod spec;
@@ -26,6 +27,7 @@ use crate::net;
 use crate::root;
 use crate::say;
 
+pub use self::hardware::Hardware;
 pub use self::spec::{Bind, Cgroups, HostSpec};
 
 /// A host of a lab; its disk and all its processes are gone when it is dropped.
@@ -52,7 +54,8 @@ impl Host {
             bail!("there is a host `{}` already", spec.name);
         }
         fs::create_dir_all(&dir)?;
-        let root = root::host_root(spec.suite)?;
+        hardware::install(spec.hardware.as_ref(), &dir)?;
+        let root = root::host_root_with(spec.suite, spec.packages)?;
         let address = spec.address.unwrap_or_else(|| lab.next_address());
         Ok(Self {
             address,

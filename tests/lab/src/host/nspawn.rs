@@ -10,6 +10,7 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context, Result};
 
 use super::Host;
+use super::hardware::{INSIDE, hardware_dir};
 use super::spec::{Bind, Cgroups};
 
 impl Host {
@@ -50,6 +51,10 @@ impl Host {
         let devices = [("/dev/fuse", true), ("/dev/kmsg", self.spec.kubelet)];
         let wanted = devices.iter().filter(|(path, wanted)| *wanted && Path::new(path).exists());
         all.extend(wanted.map(|(path, _)| format!("--bind={path}")));
+        if self.spec.hardware.is_some() {
+            let fixture = hardware_dir(&self.dir);
+            all.push(format!("--bind-ro={}:{INSIDE}", fixture.display()));
+        }
         all.extend(self.spec.binds.iter().map(Bind::argument));
         all.extend(self.spec.nspawn.iter().cloned());
         all

@@ -17,4 +17,16 @@ for setting in vm/overcommit_memory vm/panic_on_oom kernel/panic kernel/panic_on
     mount --bind "/run/edge-lab/$setting" "/proc/sys/$setting"
   fi
 done
+
+# Board and disks of its own, where the lab gave some. A fixture; the kernel does not know it.
+if [ -d /usr/lib/edge-lab/hardware ]; then
+  mkdir -p /run/edge-lab/class/dmi/id
+  for class in net tty misc mem; do
+    mkdir "/run/edge-lab/class/$class"
+    mount --bind "/sys/class/$class" "/run/edge-lab/class/$class"
+  done
+  mount --bind /usr/lib/edge-lab/hardware/dmi /run/edge-lab/class/dmi/id
+  mount --rbind /run/edge-lab/class /sys/class
+  mount --bind /usr/lib/edge-lab/hardware/block /sys/block
+fi
 exit 0

@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
+use super::hardware::Hardware;
 use crate::cgroup;
 use crate::disk::Fs;
 use crate::root::Suite;
@@ -74,6 +75,10 @@ pub struct HostSpec {
     pub kubelet: bool,
     /// More arguments for systemd-nspawn.
     pub nspawn: Vec<String>,
+    /// Board and disks of its own; `None`: what the machine shows.
+    pub hardware: Option<Hardware>,
+    /// Packages beside those that every host has.
+    pub packages: &'static [&'static str],
 }
 
 impl HostSpec {
@@ -91,6 +96,8 @@ impl HostSpec {
             disk_mib: 8192,
             kubelet: false,
             nspawn: Vec::new(),
+            hardware: None,
+            packages: &[],
         }
     }
 

@@ -43,6 +43,10 @@ pub struct MachineSpec {
     pub kernel: String,
     /// More arguments for QEMU, for example `-rtc` or `-smbios`.
     pub qemu: Vec<String>,
+    /// Serial numbers of its disks, `/dev/vda` first; those that the list does not reach have none.
+    pub serials: Vec<String>,
+    /// The hardware address of its network card; `None`: one that stays the same for this name.
+    pub mac: Option<String>,
 }
 
 impl MachineSpec {
@@ -57,6 +61,8 @@ impl MachineSpec {
             address: None,
             kernel: String::new(),
             qemu: Vec::new(),
+            serials: Vec::new(),
+            mac: None,
         }
     }
 }
@@ -64,7 +70,8 @@ impl MachineSpec {
 /// A machine of a lab; QEMU and its disks are gone when it is dropped.
 #[derive(Debug)]
 pub struct Machine {
-    spec: MachineSpec,
+    name: String,
+    spec: Mutex<MachineSpec>,
     dir: PathBuf,
     base: PathBuf,
     qemu: Vec<String>,
@@ -88,7 +95,19 @@ impl Machine {
         }
         let tap = spec.address.map(|_| lab.net().tap(&spec.name)).transpose()?;
         let qemu = image::qemu()?;
-        Ok(Self { base, qemu, tap, process: Mutex::new(None), lab: lab.clone(), spec, dir })
+        let (name, process) = (spec.name.clone(), Mutex::new(None));
+        Ok(Self { base, qemu, tap, process, lab: lab.clone(), name, spec: Mutex::new(spec), dir })
+    }
+
+    /// Changes what the next boot has: [`MachineSpec::kernel`], `qemu`, `serials`, `mac` and
+    /// `memory_mib`, as somebody does who works on the hardware. Its name, suite, disks and
+    /// whether it has a network are settled when it is made; a machine that is on does not notice.
+    pub fn change(&self, change: impl FnOnce(&mut MachineSpec)) {
+        change(&mut self.spec.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn spec(&self) -> MachineSpec {
+        self.spec.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Switches it on and waits until systemd has run all boot jobs; gives
@@ -98,10 +117,10 @@ impl Machine {
     /// It is on already, ends, or takes longer than three minutes.
     pub fn boot(&self) -> Result<String> {
         let began = Instant::now();
-        say(&format!("booting the machine {}", self.spec.name));
+        say(&format!("booting the machine {}", self.name));
         self.boot_no_wait()?;
         let state = self.cmd(&["systemctl", "is-system-running", "--wait"], &[], BOOT)?;
-        say(&format!("{} booted in {:.0} s", self.spec.name, began.elapsed().as_secs_f32()));
+        say(&format!("{} booted in {:.0} s", self.name, began.elapsed().as_secs_f32()));
         Ok(state.stdout.trim().to_owned())
     }
 
@@ -111,7 +130,7 @@ impl Machine {
     /// It is on already, or QEMU cannot be started.
     pub fn boot_no_wait(&self) -> Result<()> {
         if self.is_on() {
-            bail!("{} is on already", self.spec.name);
+            bail!("{} is on already", self.name);
         }
         fs::remove_file(self.socket()).ok();
         let log = File::create(self.dir.join("qemu.log"))?;
@@ -163,7 +182,7 @@ impl Machine {
     /// The machine is on, or the script's exit code is not 0.
     pub fn edit(&self, script: &str, input: &[u8]) -> Result<String> {
         if self.is_on() {
-            bail!("{} is on: its disk can be edited only while it is off", self.spec.name);
+            bail!("{} is on: its disk can be edited only while it is off", self.name);
         }
         let mount = self.dir.join("root");
         fs::create_dir_all(&mount)?;
@@ -196,7 +215,7 @@ impl Machine {
     /// # Errors
     /// It is off already.
     pub fn cut(&self) -> Result<()> {
-        let Some(mut child) = self.process().take() else { bail!("{} is off already", self.spec.name) };
+        let Some(mut child) = self.process().take() else { bail!("{} is off already", self.name) };
         child.kill()?;
         child.wait()?;
         Ok(())
@@ -226,7 +245,7 @@ impl Machine {
     fn cmd(&self, argv: &[&str], input: &[u8], limit: Duration) -> Result<Output> {
         let agent = wait_until(BOOT, "the machine's agent answers", || {
             if !self.is_on() {
-                bail!("{} is off", self.spec.name);
+                bail!("{} is off", self.name);
             }
             Ok(Agent::connect(&self.socket()))
         });
@@ -249,35 +268,40 @@ impl Machine {
     }
 
     fn arguments(&self) -> Vec<String> {
-        let dir = self.dir.display();
+        let (dir, spec) = (self.dir.display(), self.spec());
         let mut all: Vec<String> = QEMU.split_whitespace().map(str::to_owned).collect();
         let mut add = |name: &str, value: String| all.extend([name.to_owned(), value]);
-        add("-m", self.spec.memory_mib.to_string());
+        add("-m", spec.memory_mib.to_string());
         add("-serial", format!("file:{dir}/console.log"));
         add("-chardev", format!("socket,path={dir}/agent.sock,server=on,wait=off,id=agent"));
         add("-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0".to_owned());
         add("-kernel", self.base.join("vmlinux").display().to_string());
         add("-initrd", self.base.join("initrd").display().to_string());
         add("-append", self.kernel_words());
-        for at in 0..=self.spec.disks.len() {
+        for at in 0..=spec.disks.len() {
             add(
                 "-drive",
                 format!("file={dir}/disk{at}.img,format=raw,if=none,id=d{at},cache=unsafe,discard=unmap"),
             );
-            add("-device", format!("virtio-blk-pci,drive=d{at}"));
+            let serial = spec.serials.get(at).map(|serial| format!(",serial={serial}")).unwrap_or_default();
+            add("-device", format!("virtio-blk-pci,drive=d{at}{serial}"));
         }
         if let Some(tap) = &self.tap {
             add("-netdev", format!("tap,id=n0,ifname={tap},script=no,downscript=no"));
-            add("-device", format!("virtio-net-pci,netdev=n0,mac={}", self.mac()));
+            add(
+                "-device",
+                format!("virtio-net-pci,netdev=n0,mac={}", spec.mac.unwrap_or_else(|| self.mac())),
+            );
         }
-        all.extend(self.spec.qemu.iter().cloned());
+        all.extend(spec.qemu);
         all
     }
 
     fn kernel_words(&self) -> String {
-        let address = self.spec.address.map(|ip| format!(" lab.address={ip}/{PREFIX}")).unwrap_or_default();
+        let spec = self.spec();
+        let address = spec.address.map(|ip| format!(" lab.address={ip}/{PREFIX}")).unwrap_or_default();
         let id: String = self.digest().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-        format!("{KERNEL} systemd.machine_id={id}{address} {}", self.spec.kernel)
+        format!("{KERNEL} systemd.machine_id={id}{address} {}", spec.kernel)
     }
 
     fn mac(&self) -> String {
@@ -287,7 +311,7 @@ impl Machine {
 
     /// The same at each boot, different for each machine.
     fn digest(&self) -> Vec<u8> {
-        Sha256::digest(format!("{} {}", self.lab.name(), self.spec.name)).to_vec()
+        Sha256::digest(format!("{} {}", self.lab.name(), self.name)).to_vec()
     }
 }
 
