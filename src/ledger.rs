@@ -48,6 +48,22 @@ pub struct Ledger {
     /// The plan that failed and must not be tried again by itself.
     #[serde(default)]
     pub failed: Option<Failed>,
+    /// The newest leave of an old life, and where its files are.
+    #[serde(default)]
+    pub left: Option<Left>,
+}
+
+/// A leave of an old life.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Left {
+    /// Number of its quarantine directories.
+    pub number: u64,
+    /// Why, for people.
+    pub reason: String,
+    /// New places of what was moved.
+    pub moved: Vec<String>,
+    /// RFC 3339 UTC: when it began.
+    pub at: String,
 }
 
 /// A plan that was rolled back.
@@ -82,6 +98,8 @@ pub enum Event {
         /// The failed plan.
         failed: Failed,
     },
+    /// An old life is left: none of its generations may be put back.
+    Left(Left),
     /// A person asked to try a failed plan again.
     Forgiven,
 }
@@ -98,6 +116,7 @@ impl Ledger {
                 digest,
                 phase: Phase::Applied,
                 last_good: now.as_ref().and_then(|now| now.last_good),
+                left: now.as_ref().and_then(|now| now.left.clone()),
                 failed: now.and_then(|now| now.failed),
             }),
             (Some(now), Event::Activated) if now.phase == Phase::Applied => {
@@ -109,9 +128,18 @@ impl Ledger {
             (Some(now), Event::RolledBack { to, failed }) => {
                 Some(Self { generation: to, phase: Phase::RolledBack, failed: Some(failed), ..now })
             }
+            (Some(now), Event::Left(left)) => Some(now.without(left)),
             (Some(now), Event::Forgiven) => Some(Self { failed: None, ..now }),
             (now, _) => now,
         }
+    }
+
+    /// The record of a host that leaves an old life. Of a leave that was cut the
+    /// first record knows all that was moved.
+    fn without(self, left: Left) -> Self {
+        let same = |before: &Left| before.number == left.number && before.reason == left.reason;
+        let before = self.left.clone().filter(same);
+        Self { last_good: None, failed: None, left: before.or(Some(left)), ..self }
     }
 
     /// Whether a plan with this digest was rolled back and waits for a person.
@@ -174,6 +202,23 @@ mod tests {
         ]);
         let ledger = ledger.unwrap_or_else(|| unreachable!());
         assert!(ledger.has_failed("d2") && ledger.generation == 1 && ledger.phase == Phase::RolledBack);
+    }
+
+    #[test]
+    fn a_leave_forgets_what_could_be_put_back_and_keeps_its_first_record() {
+        let left = |moved: &[&str]| {
+            let moved = moved.iter().map(|path| (*path).to_owned()).collect();
+            Event::Left(Left {
+                number: 1,
+                reason: "it moves".into(),
+                moved,
+                at: "2026-11-21T00:00:00Z".into(),
+            })
+        };
+        let events = vec![committed(1), Event::Activated, Event::Verified, left(&["a", "b"]), left(&["b"])];
+        let ledger = run(events).unwrap_or_else(|| unreachable!());
+        assert_eq!(ledger.last_good, None);
+        assert_eq!(ledger.left.map(|left| left.moved), Some(vec!["a".to_owned(), "b".to_owned()]));
     }
 
     #[test]

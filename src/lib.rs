@@ -11,8 +11,8 @@
 //! | L0 words | `facts`, `wire`, `role`, `paths`, `error` | each other | I/O, async, clock |
 //! | L1 decisions | `config`, `plan` | L0 | I/O, async, clock, `sys` |
 //! | L2 hands | `sys` | nothing of ours | roles, k3s, settings |
-//! | L3 steps | `observe`, `enrol`, `apply`, `activate`, `verify`, `report`, and the records `allow`, `ledger`, `identity`, `hold`, `pause` | L0 to L2 | each other; decisions about content |
-//! | L4 assembly | `boot`, `daemon`, `gate` | all above | arguments, printing |
+//! | L3 steps | `observe`, `enrol`, `apply`, `activate`, `verify`, `report`, and the records `allow`, `ledger`, `identity`, `hold`, `lease`, `floor`, `pause`, `renames` | L0 to L2 | each other; decisions about content |
+//! | L4 assembly | `boot`, `daemon`, `gate`, `hatches` | all above | arguments, printing |
 //! | L5 surface | `cli`, `logging` | all above | decisions about a host |
 //!
 //! `tests/layers.rs` checks these edges. Without the feature `agent` only L0
@@ -39,15 +39,21 @@ pub mod apply;
 #[cfg(feature = "agent")]
 pub mod enrol;
 #[cfg(feature = "agent")]
+pub mod floor;
+#[cfg(feature = "agent")]
 pub mod hold;
 #[cfg(feature = "agent")]
 pub mod identity;
+#[cfg(feature = "agent")]
+pub mod lease;
 #[cfg(feature = "agent")]
 pub mod ledger;
 #[cfg(feature = "agent")]
 pub mod observe;
 #[cfg(feature = "agent")]
 pub mod pause;
+#[cfg(feature = "agent")]
+pub mod renames;
 #[cfg(feature = "agent")]
 pub mod report;
 #[cfg(feature = "agent")]
@@ -59,6 +65,8 @@ pub mod boot;
 pub mod daemon;
 #[cfg(feature = "agent")]
 pub mod gate;
+#[cfg(feature = "agent")]
+pub mod hatches;
 
 #[cfg(feature = "agent")]
 pub mod cli;

@@ -30,12 +30,20 @@ pub const GENERATIONS: &str = "/var/lib/edge-bootstrap/generations";
 pub const K3S_STORE: &str = "/var/lib/edge-bootstrap/k3s";
 /// Copies that a person may need again, server tokens among them.
 pub const BACKUP: &str = "/var/lib/edge-bootstrap/backup";
+/// Copy of the node's password, mode 0600: k3s's own lies outside its data
+/// directory and is lost with `/etc`.
+pub const NODE_PASSWORD_COPY: &str = "/var/lib/edge-bootstrap/backup/node-password";
 /// Broken files are moved here; nothing is deleted.
 pub const QUARANTINE: &str = "/var/lib/edge-bootstrap/quarantine";
 /// What installed programs print as their version, by identity of the file.
 pub const VERSIONS: &str = "/var/lib/edge-bootstrap/versions.json";
+/// Names that others gave this host, and who did.
+pub const RENAMES: &str = "/var/lib/edge-bootstrap/renames.json";
 /// Reports that could not be sent yet.
 pub const OUTBOX: &str = "/var/lib/edge-bootstrap/outbox";
+
+/// A time that is surely past.
+pub const CLOCK: &str = "/var/lib/edge-bootstrap/clock.json";
 
 /// Runtime state, mode 0755, gone at boot.
 pub const RUN_DIR: &str = "/run/edge-bootstrap";
@@ -47,12 +55,22 @@ pub const METRICS: &str = "/run/edge-bootstrap/metrics.prom";
 pub const CLAIM: &str = "/run/edge-bootstrap/claim.json";
 /// Why k3s must not start yet; honoured only while its writer lives.
 pub const HOLD: &str = "/run/edge-bootstrap/hold.json";
+/// That the init lease was confirmed in this boot.
+pub const LEASE: &str = "/run/edge-bootstrap/lease.json";
+/// Who else was heard with the node IP, by the last look of this boot.
+pub const ADDRESS_LOOK: &str = "/run/edge-bootstrap/address.json";
 /// One pass at a time.
 pub const LOCK: &str = "/run/edge-bootstrap/lock";
 /// Set by `pause`: observe and report, change nothing. Survives a reboot.
 pub const PAUSE: &str = "/var/lib/edge-bootstrap/pause.json";
 /// Refusals of the gate that a person lets pass for a while. Survives a reboot.
 pub const ALLOW: &str = "/var/lib/edge-bootstrap/allow.json";
+/// What the gate let pass in this boot, written by the gate.
+pub const PASSED: &str = "/run/edge-bootstrap/let-pass.json";
+/// Shown at every login while a person's pause or allowance is in force (pam_motd).
+pub const MOTD: &str = "/run/motd.d/50-edge-bootstrap";
+/// What the room answered in this boot, when it was asked for the newest epoch.
+pub const PEERS_ASKED: &str = "/run/edge-bootstrap/peers.json";
 /// How often the daemon was started in this boot.
 pub const STARTS: &str = "/run/edge-bootstrap/starts.json";
 /// What was seen of our units in this boot, so that a person's stop is noticed.
@@ -64,6 +82,12 @@ pub const K3S_CONFIG: &str = "/etc/rancher/k3s/config.yaml";
 pub const K3S_CONFIG_DIR: &str = "/etc/rancher/k3s/config.yaml.d";
 /// k3s's data directory.
 pub const K3S_DATA: &str = "/var/lib/rancher/k3s";
+/// Datastore of a server.
+pub const K3S_ETCD: &str = "/var/lib/rancher/k3s/server/db/etcd";
+/// Full member name of a server, without a line break.
+pub const K3S_ETCD_NAME: &str = "/var/lib/rancher/k3s/server/db/etcd/name";
+/// The node's password, with which a cluster knows it again.
+pub const NODE_PASSWORD: &str = "/etc/rancher/node/password";
 /// The link that the units start.
 pub const K3S_LINK: &str = "/usr/local/bin/k3s";
 /// Unit of a server.
@@ -88,6 +112,14 @@ pub const CNI_LOOPBACK: &str = "/etc/cni/net.d/99-edge-loopback.conflist";
 pub const HOSTNAME: &str = "/etc/hostname";
 /// Holds our managed block.
 pub const HOSTS: &str = "/etc/hosts";
+/// Keeps cloud-init from naming the host.
+pub const CLOUD_INIT: &str = "/etc/cloud/cloud.cfg.d/99-edge-bootstrap.cfg";
+/// Keeps NetworkManager from naming the host.
+pub const NETWORK_MANAGER: &str = "/etc/NetworkManager/conf.d/99-edge-bootstrap.conf";
+/// Where dhclient's script looks for hooks on Debian.
+pub const DHCLIENT_HOOKS: &str = "/etc/dhcp/dhclient-enter-hooks.d";
+/// Keeps dhclient from naming the host.
+pub const DHCLIENT: &str = "/etc/dhcp/dhclient-enter-hooks.d/edge-bootstrap";
 /// Kernel settings that a node needs.
 pub const SYSCTL: &str = "/etc/sysctl.d/90-edge-bootstrap.conf";
 /// Kernel modules that a node needs.

@@ -7,11 +7,15 @@ use serde::{Deserialize, Serialize};
 use crate::paths;
 use crate::sys::root::FileError;
 use crate::sys::statefile::{self, StateError};
-use crate::sys::{Clock, Root};
+use crate::sys::{Clock, Root, clock};
 
 /// Who paused the agent, until when and why.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pause {
+    /// When it began. A clock far before it is wrong, and the pause then does not
+    /// count: one that ran out must not come back with a dead clock battery.
+    #[serde(default)]
+    pub since: u64,
     /// Seconds since 1970.
     pub until: u64,
     /// Login of the person.
@@ -25,7 +29,7 @@ pub struct Pause {
 #[must_use]
 pub fn current(root: &Root, clock: Clock) -> Option<Pause> {
     let loaded = statefile::load::<Pause>(root, paths::PAUSE).ok()?;
-    loaded.value().filter(|pause| pause.until > clock.unix())
+    loaded.value().filter(|pause| clock::runs(clock.unix(), pause.since, pause.until))
 }
 
 /// Pauses.
@@ -42,7 +46,33 @@ pub fn set(root: &Root, pause: &Pause) -> Result<(), StateError> {
 /// # Errors
 /// When the record cannot be removed.
 pub fn clear(root: &Root) -> Result<bool, FileError> {
-    let was = root.remove_file(paths::PAUSE)?;
+    // The earlier copy first: with it gone last, a cut between the two would bring it back.
     root.remove_file(&format!("{}.prev", paths::PAUSE))?;
+    let was = root.remove_file(paths::PAUSE)?;
+    if was {
+        root.sync_dir(paths::STATE_DIR)?;
+    }
     Ok(was)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_ends_by_itself_by_hand_and_does_not_come_back_with_a_dead_clock() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        let [by, reason] = ["wang", "disk"].map(str::to_owned);
+        let pause = Pause { since: 1_000_000, until: 1_000_060, by, reason };
+        set(&root, &pause).unwrap();
+        set(&root, &Pause { until: 1_000_050, ..pause.clone() }).unwrap();
+        let at = |now| current(&root, Clock::Fixed(now)).map(|pause| pause.until);
+        assert_eq!(at(1_000_001), Some(1_000_050));
+        assert_eq!((at(1_000_050), at(0)), (None, None));
+        assert!(clear(&root).unwrap());
+        assert_eq!(at(1_000_001), None, "its earlier copy is in force");
+        assert!(!clear(&root).unwrap());
+    }
 }

@@ -204,6 +204,9 @@ fn unit_fact(state: UnitState) -> Unit {
         need_reload: state.need_reload,
         exec: state.exec,
         drop_ins: state.drop_ins,
+        has_gate: state
+            .has_gate
+            .map_or_else(|| Fact::unknown("systemd did not tell what runs before its start"), Fact::Known),
         since_monotonic_s: state.since_monotonic_us / 1_000_000,
     }
 }

@@ -6,12 +6,16 @@
 //! moment leaves the old generation or the new one, never a mixture.
 
 mod artifact;
+pub mod aside;
 mod generations;
+mod mend;
+pub mod retire;
 mod rollback;
 
 use thiserror::Error;
 
 pub use artifact::{ArtifactError, Download, DownloadError, Progress};
+pub use mend::mend;
 pub use rollback::rollback;
 
 use crate::error::ErrorKind;
@@ -109,6 +113,7 @@ pub fn apply(root: &Root, checked: &CheckedPlan) -> Result<Applied, ApplyError> 
         point("before-commit")?;
         write(root, commit, &mut applied)?;
         point("after-commit")?;
+        retire::end(root, plan)?;
     }
     remove(root, plan, &mut applied)?;
     // A ledger that cannot be read names no good generation.
@@ -118,8 +123,8 @@ pub fn apply(root: &Root, checked: &CheckedPlan) -> Result<Applied, ApplyError> 
 }
 
 fn pin_identity(root: &Root, plan: &Plan, applied: &mut Applied) -> Result<(), ApplyError> {
-    if let Some(identity) = &plan.identity {
-        let change = identity::pin(root, identity)?;
+    if let Some(identity) = retire::until_committed(plan) {
+        let change = identity::pin(root, &identity)?;
         applied.note(paths::IDENTITY, change);
     }
     point("identity-pinned")

@@ -63,6 +63,10 @@ pub struct Agent {
     pub enrolment: Enrolment,
     /// Digest of the assignment that the service confirmed in this boot.
     pub confirmed: Option<String>,
+    /// What passes remember of the node IP.
+    pub address: super::address::Memory,
+    /// What is remembered of the clock.
+    pub time: super::Remembered,
     /// Tells how a download goes.
     pub watcher: Box<dyn super::Watcher>,
 }
@@ -84,6 +88,8 @@ impl Agent {
             settings,
             enrolment,
             confirmed: None,
+            address: super::address::Memory::default(),
+            time: super::Remembered::default(),
             watcher: Box::new(super::Quiet),
         })
     }
@@ -99,6 +105,12 @@ impl Agent {
             manage_hostname: self.settings.node.manage_hostname,
             allow_keys: self.settings.trust.allow_keys.iter().map(ToString::to_string).collect(),
             snapshotter: self.settings.storage.snapshotter,
+            manage_ip: self.settings.node.manage_ip,
+            interface: self.settings.node.interface.clone(),
+            networks: match &self.settings.node.address {
+                NodeAddress::Within(networks) => networks.clone(),
+                NodeAddress::Undecided | NodeAddress::Exact(_) => Vec::new(),
+            },
         }
     }
 

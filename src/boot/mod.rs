@@ -5,21 +5,30 @@
 //! Every event of the daemon, `apply` in the foreground and every boot run the
 //! same line; there is no second code path for repair.
 
+pub mod act;
+pub mod address;
 mod download;
 pub mod host;
+mod mend;
+mod peers;
 mod record;
+mod renames;
+mod retire;
 mod steps;
 pub mod summary;
+mod time;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub use download::{Downloader, Quiet, Watcher};
 pub use host::{Agent, SetupError};
+pub use time::Remembered;
 
 use crate::activate::Activated;
 use crate::apply::Applied;
 use crate::enrol::Freshness;
+use crate::enrol::peers::Told;
 use crate::facts::HostFacts;
 use crate::plan::diff::Changes;
 use crate::plan::{CheckedPlan, Refusal};
@@ -89,10 +98,14 @@ pub struct Pass {
     pub assignment: Option<Assignment>,
     /// Where that came from.
     pub freshness: Option<Freshness>,
+    /// The statement of its site, as the room may be told it.
+    pub told: Option<Told>,
     /// What would change, or was changed.
     pub changes: Option<Changes>,
     /// The plan that was followed.
     pub plan: Option<CheckedPlan>,
+    /// What of k3s's own files was moved aside or put back, by path.
+    pub mended: Vec<String>,
     /// What was written.
     pub applied: Option<Applied>,
     /// What was started.
@@ -128,12 +141,22 @@ pub async fn pass(agent: &mut Agent, order: Order) -> Pass {
     if let Err(stop) = line(agent, order, &mut pass).await {
         pass.stop = Some(stop);
     }
+    renames::tell(agent, order, &mut pass).await;
     pass
 }
 
 async fn line(agent: &mut Agent, order: Order, pass: &mut Pass) -> Result<(), Stop> {
     steps::observe(agent, pass).await;
-    steps::enrol(agent, order, pass).await?;
+    mend::findings(pass);
+    address::notice(agent, pass);
+    // Before anything is asked or taken up in the name of the pinned identity.
+    steps::same_machine(pass)?;
+    let enrolled = steps::enrol(agent, order, pass).await;
+    // Also while enrolment waits: what it waits for may need a right clock.
+    time::check(agent, order, pass).await?;
+    enrolled?;
+    mend::heed_lease(agent, pass)?;
+    peers::note_epoch(agent, order, pass)?;
     let plan = steps::plan(agent, pass)?;
     if order.observe_only {
         return steps::verify(agent, &plan, pass).await;
@@ -143,10 +166,14 @@ async fn line(agent: &mut Agent, order: Order, pass: &mut Pass) -> Result<(), St
         return Ok(());
     }
     steps::settle(agent, &plan, pass).await?;
+    address::settle(agent, order, &plan, pass).await?;
+    // After the address was put in place, and before anything is started.
+    peers::ask(agent, pass).await?;
     if order.until == Until::Ready {
         return Ok(());
     }
     steps::start(agent, &plan, pass).await?;
+    address::watch(agent, &plan, pass);
     steps::verify(agent, &plan, pass).await?;
     record::learn(agent, &plan, pass).await
 }
@@ -164,6 +191,12 @@ impl Pass {
             self.verdict.as_ref().is_some_and(|verdict| verdict.health == crate::verify::Health::Healthy);
         let idle = self.assignment.as_ref().is_some_and(|assignment| assignment.duty.is_none());
         self.stop.is_none() && !self.again && (healthy || idle)
+    }
+
+    /// Whether the pinned identity is that of another machine.
+    #[must_use]
+    pub fn is_quarantined(&self) -> bool {
+        self.stop.as_ref().is_some_and(|stop| stop.why.code == "EB-copied-disk")
     }
 
     /// Whether the node is not healthy yet because k3s has only just started:

@@ -3,12 +3,12 @@
 //! Owns when a generation counts as committed, active and good, and the way
 //! back from one that failed.
 
-use tracing::warn;
+use tracing::{info, warn};
 
-use super::{Agent, Pass, Severity, Stop, StopKind};
+use super::{Agent, Pass, Severity, Stop, StopKind, mend};
 use crate::error::Chain;
-use crate::ledger::{self, Event, Failed, Ledger, Phase};
-use crate::plan::{CheckedPlan, PlannedUnit, Refusal, Wanted};
+use crate::ledger::{self, Event, Failed, Ledger, Left, Phase};
+use crate::plan::{CheckedPlan, PlannedUnit, Refusal, Wanted, fingerprint};
 use crate::sys::statefile::{Loaded, StateError};
 use crate::verify::Health;
 use crate::{activate, apply, identity, observe};
@@ -67,6 +67,11 @@ pub(super) fn committed(
     ledger::record(&agent.root, now, event).map(|_| ())
 }
 
+/// A leave has begun: what was good before is no way back.
+pub(super) fn leaving(agent: &Agent, left: Left) -> Result<(), StateError> {
+    ledger::record(&agent.root, current(agent).as_ref(), Event::Left(left)).map(|_| ())
+}
+
 pub(super) fn activated(agent: &Agent) -> Result<(), StateError> {
     ledger::record(&agent.root, current(agent).as_ref(), Event::Activated).map(|_| ())
 }
@@ -86,7 +91,12 @@ async fn good(agent: &Agent, checked: &CheckedPlan, pass: &mut Pass) -> Result<(
     ledger::record(&agent.root, current(agent).as_ref(), Event::Verified).map_err(|error| state(&error))?;
     let Some(pinned) = &checked.plan().identity else { return Ok(()) };
     pass.facts.runtime.k3s = observe::k3s::observe(&agent.root).await;
+    let is_first = pinned.joined.is_none();
+    mend::keep_password(&agent.root, &pass.facts, is_first).map_err(|error| state(&error))?;
     let joined = identity::after_ready(pinned, &pass.facts);
+    for change in fingerprint::changes(&pinned.fingerprint, &joined.fingerprint) {
+        info!(EDGE_STEP = "identity", EDGE_REASON = %change, "hardware is recorded anew");
+    }
     let change = identity::pin(&agent.root, &joined).map_err(|error| state(&error))?;
     // The next plan depends on it: full token form, no `cluster-init`.
     pass.again |= change.is_change();

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use tracing::{debug, info};
 
-use super::{Agent, Downloader, Order, Pass, Severity, Stop, StopKind, Until, record};
+use super::{Agent, Downloader, Order, Pass, Severity, Stop, StopKind, Until, mend, record, renames, retire};
 use crate::activate::{self, Wish};
 use crate::enrol::{EnrolError, Enrolled, Freshness, Outcome, Source, Waiting};
 use crate::error::Chain;
-use crate::facts::HostFacts;
-use crate::plan::{self, CheckedPlan, Inputs, Refusal, WaitingOn, diff, units};
+use crate::facts::{Fact, HostFacts};
+use crate::plan::{self, CheckedPlan, Inputs, Refusal, WaitingOn, diff, fingerprint, rules, units};
 use crate::sys::systemd::Systemd;
 use crate::sys::{Clock, Root, clock};
 use crate::verify::{self, Probing};
@@ -46,6 +46,18 @@ pub(super) async fn observe(agent: &mut Agent, pass: &mut Pass) {
     pass.facts = facts;
 }
 
+/// A copied disk goes no further; a machine that was repaired does, and says so.
+pub(super) fn same_machine(pass: &mut Pass) -> Result<(), Stop> {
+    rules::hardware_fits(&pass.facts).map_err(|why| Stop { why, kind: StopKind::Held })?;
+    let remark = plan::pinned(&pass.facts)
+        .and_then(|pinned| fingerprint::remark(&fingerprint::of(&pass.facts), pinned));
+    if let Some(remark) = remark {
+        let severity = if remark.code == "EB-hardware-changed" { Severity::Warn } else { Severity::Info };
+        pass.find(severity, remark);
+    }
+    Ok(())
+}
+
 pub(super) async fn enrol(agent: &mut Agent, order: Order, pass: &mut Pass) -> Result<(), Stop> {
     let outcome = timed(pass, "enrol", agent.enrolment.assignment(order.patience)).await;
     match outcome {
@@ -57,7 +69,10 @@ pub(super) async fn enrol(agent: &mut Agent, order: Order, pass: &mut Pass) -> R
 }
 
 fn take_over(agent: &mut Agent, enrolled: Enrolled, pass: &mut Pass) {
-    let Enrolled { assignment, freshness, trouble, damage, .. } = enrolled;
+    let Enrolled { assignment, freshness, trouble, damage, told, time, .. } = enrolled;
+    if let Some(time) = time {
+        agent.time.told(time, agent.clock);
+    }
     if freshness != Freshness::Cached {
         agent.confirmed = Some(assignment.digest.clone());
     }
@@ -77,6 +92,7 @@ fn take_over(agent: &mut Agent, enrolled: Enrolled, pass: &mut Pass) {
     }
     debug!(EDGE_STEP = "enrol", EDGE_GENERATION = assignment.generation, EDGE_ROLE = %assignment.role(), "assignment in force");
     pass.freshness = Some(freshness);
+    pass.told = told;
     pass.assignment = Some(assignment);
 }
 
@@ -182,13 +198,19 @@ pub(super) async fn apply(
     let source = Source::from(&agent.settings);
     let downloader = Downloader::new(&source, agent.watcher.as_ref());
     let root = agent.root.clone();
-    let result = timed(pass, "apply", async {
-        apply::fetch(&root, checked, &downloader).await?;
-        apply::apply(&root, checked)
-    })
-    .await;
+    let fetched = timed(pass, "apply", apply::fetch(&root, checked, &downloader)).await;
+    fetched.map_err(|error| failed("EB-apply", &error))?;
+    retire::leave(agent, order, checked, pass).await?;
+    // A leave writes there that nothing of the old life may be put back.
+    let ledger = if checked.plan().retirement.is_some() { record::load(agent, pass) } else { ledger };
+    mend::mend(agent, checked, pass).await?;
+    let result = timed(pass, "apply", async { apply::apply(&root, checked) }).await;
     let applied = result.map_err(|error| failed("EB-apply", &error))?;
     record::committed(agent, ledger.as_ref(), checked).map_err(|error| failed("EB-state-file", &error))?;
+    if checked.plan().retirement.is_some() {
+        // Reports must not tell of the old life under the new assignment.
+        pass.facts.runtime.identity = Fact::Known(checked.plan().identity.clone());
+    }
     if !applied.changed.is_empty() {
         info!(EDGE_STEP = "apply", EDGE_FILES = applied.changed.len(), "files written");
     }
@@ -207,9 +229,11 @@ pub(super) async fn settle(agent: &mut Agent, checked: &CheckedPlan, pass: &mut 
         units: &plan.units,
         unit_files_changed: pass.applied.as_ref().is_some_and(apply::Applied::touched_units),
     };
+    let before = renames::before(&agent.root);
     let result = timed(pass, "activate", activate::settle(host(agent), &wish)).await;
-    pass.activated = Some(result.map_err(|error| failed("EB-systemd", &error))?);
-    Ok(())
+    let result = result.map(|activated| pass.activated = Some(activated));
+    renames::note(agent, plan.hostname.as_ref(), before, pass);
+    result.map_err(|error| failed("EB-systemd", &error))
 }
 
 pub(super) async fn start(agent: &mut Agent, checked: &CheckedPlan, pass: &mut Pass) -> Result<(), Stop> {

@@ -111,6 +111,10 @@ fn outcome(pass: &Pass, beside: &Beside) -> Outcome {
 }
 
 fn phase(pass: &Pass, beside: &Beside) -> Phase {
+    // Before a pause: a copy must never pass for its original, which may be paused too.
+    if pass.is_quarantined() {
+        return Phase::Quarantined;
+    }
     if beside.pause.is_some() {
         return Phase::Paused;
     }
@@ -128,8 +132,9 @@ fn phase(pass: &Pass, beside: &Beside) -> Phase {
 }
 
 fn running_phase(pass: &Pass, beside: &Beside) -> Phase {
+    let is_wrong = pass.findings.iter().any(|(_, severity)| *severity == Severity::Fail);
     if pass.is_steady() && !pass.blocked && !beside.safe_mode {
-        return Phase::Steady;
+        return if is_wrong { Phase::Degraded } else { Phase::Steady };
     }
     match &pass.verdict {
         None => Phase::Activating,

@@ -13,7 +13,7 @@ use crate::boot::{self, Agent, Order, Pass, StopKind, Until};
 use crate::report::status::{self, Status};
 use crate::report::{self};
 use crate::sys::{host, lock};
-use crate::{activate, hold, ledger, paths, pause};
+use crate::{activate, hatches, hold, ledger, paths, pause};
 
 /// How long the central service may be asked in one pass.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -119,5 +119,6 @@ fn publish(agent: &Agent, pass: &Pass) {
     let mut status = before.unwrap_or_else(|| Status::starting("", me, agent.clock.rfc3339()));
     let beside = Beside { hold: hold::current(&agent.root), ..Beside::default() };
     summary::update(&mut status, agent, pass, &beside);
+    hatches::look(&agent.root, agent.clock).fill(&mut status);
     let _ = report::publish(&agent.root, &status);
 }

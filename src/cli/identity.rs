@@ -1,18 +1,65 @@
-//! `identity show`.
+//! `identity show`, and `identity accept`: a person says that this is the machine.
+//!
+//! Owns their words. Which hardware counts, and what is recorded of it, is
+//! decided in `plan::fingerprint` and `identity`.
+
+use std::time::Duration;
 
 use clap::Subcommand;
 
-use super::{Common, output};
-use crate::identity;
+use super::{Common, on_runtime, output, person};
+use crate::report::status::one_line;
+use crate::sys::lock;
+use crate::{boot, identity, paths};
 
 #[derive(Debug, Subcommand)]
 pub enum IdentityVerb {
     /// Print the pinned identity
     Show,
+    /// Record the hardware of now: this is the machine (board replaced, disk moved for good)
+    Accept {
+        /// Why, for those who find it
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+    },
 }
 
+/// How long a pass that runs may take to end.
+const LOCK_PATIENCE: Duration = Duration::from_secs(60);
+
 pub fn run(common: &Common, verb: &IdentityVerb) -> anyhow::Result<u8> {
-    let IdentityVerb::Show = verb;
+    match verb {
+        IdentityVerb::Show => show(common),
+        IdentityVerb::Accept { reason } => on_runtime(accept(common, reason)),
+    }
+}
+
+async fn accept(common: &Common, reason: &str) -> anyhow::Result<u8> {
+    anyhow::ensure!(!reason.trim().is_empty(), "--reason is empty; who finds this later must be told why");
+    let root = common.root();
+    root.make_dir(paths::RUN_DIR, 0o755)?;
+    // A pass that runs would put back what it read before.
+    let Some(lock) = lock::acquire(&root, paths::LOCK, LOCK_PATIENCE).await? else {
+        anyhow::bail!("another pass is running and did not end within 60 s; try again");
+    };
+    let Some(before) = identity::load(&root)?.value() else {
+        anyhow::bail!(
+            "no identity is pinned: this host has not been given a role yet, and nothing is to accept"
+        );
+    };
+    let after = identity::accepted(&before, &boot::facts(&root).await);
+    let changes = identity::changes(&before, &after);
+    identity::pin(&root, &after)?;
+    let what = if changes.is_empty() { "as recorded before".to_owned() } else { changes.join("; ") };
+    let by = person::name();
+    let line = format!("hardware of {} accepted by {by} ({}): {what}", after.node_name, one_line(reason));
+    drop(lock);
+    person::tell(common, &line).await;
+    output::text(&line);
+    Ok(0)
+}
+
+fn show(common: &Common) -> anyhow::Result<u8> {
     let loaded = identity::load(&common.root())?;
     if let Some(damage) = loaded.damage() {
         output::note(&format!("identity.json: {damage}; this is its earlier copy"));

@@ -3,6 +3,8 @@
 //! Owns argument parsing and printing. The only place that prints an error, as
 //! one chain. Decides nothing about a host.
 
+mod act;
+mod allow;
 mod apply;
 mod configure;
 mod enrol;
@@ -60,7 +62,7 @@ enum Verb {
     Apply,
     /// What a pass would change; changes nothing
     Plan(plan::PlanArgs),
-    /// The check before a unit starts: 0 go, 1 refuse
+    /// The check before a unit starts: 0 go, 1 refuse; and `allow`, for a person
     Gate(gate::GateArgs),
     /// Observe and report, change nothing, for a while
     Pause(person::PauseArgs),
@@ -81,6 +83,12 @@ enum Verb {
     Config {
         #[command(subcommand)]
         verb: configure::ConfigVerb,
+    },
+    /// One privileged act; systemd runs it for the daemon
+    #[command(hide = true)]
+    Act {
+        #[command(subcommand)]
+        verb: act::ActVerb,
     },
 }
 
@@ -130,11 +138,12 @@ fn code_of(error: &anyhow::Error) -> u8 {
 fn dispatch(cli: &Cli) -> anyhow::Result<u8> {
     let common = &cli.common;
     match &cli.verb {
-        Verb::Gate(args) => Ok(gate::run(common, args)),
+        Verb::Gate(args) => gate::run(common, args),
         Verb::Status => status::run(common),
         Verb::Pause(args) => on_runtime(person::pause(common, args)),
         Verb::Config { verb } => configure::run(common, verb),
         Verb::Identity { verb } => identity::run(common, verb),
+        Verb::Act { verb } => act::run(common, verb),
         Verb::Run => on_runtime(async {
             daemon::run(common.root(), common.config.clone()).await?;
             Ok(0)

@@ -6,10 +6,14 @@ use clap::Args;
 
 use super::{Common, output};
 use crate::config::units::parse_duration;
+use crate::error::Chain;
+use crate::hatches;
 use crate::pause::{self, Pause};
-use crate::sys::clock::rfc3339;
-use crate::sys::{Clock, host, systemd};
+use crate::report::status::one_line;
+use crate::sys::{Clock, host, journal, systemd};
 use crate::{activate, ledger};
+
+const DAEMON: &str = "edge-bootstrap.service";
 
 #[derive(Debug, Args)]
 pub struct PauseArgs {
@@ -24,19 +28,38 @@ pub struct PauseArgs {
 pub async fn pause(common: &Common, args: &PauseArgs) -> anyhow::Result<u8> {
     let duration = parse_duration(&args.duration)
         .map_err(|error| anyhow::anyhow!("--for {}: {error}", args.duration))?;
-    let clock = Clock::System;
-    let by = host::environment("SUDO_USER")
-        .or_else(|| host::environment("USER"))
-        .unwrap_or_else(|| "root".to_owned());
-    let pause =
-        Pause { until: clock.unix().saturating_add(duration.as_secs()), by, reason: args.reason.clone() };
+    anyhow::ensure!(!duration.is_zero(), "--for {}: a pause of nothing would pause nothing", args.duration);
+    anyhow::ensure!(
+        !args.reason.trim().is_empty(),
+        "--reason is empty; who finds this later must be told why"
+    );
+    let since = Clock::System.unix();
+    let until = since.saturating_add(duration.as_secs());
+    let pause = Pause { since, until, by: name(), reason: one_line(&args.reason) };
     pause::set(&common.root(), &pause)?;
-    wake(common).await;
+    let line = hatches::pause_line(&pause);
+    tell(common, &line).await;
     output::text(&format!(
-        "paused until {}: nothing is changed, the gate still checks; `edge-bootstrap resume` ends it",
-        rfc3339(pause.until)
+        "{line}\nnothing is changed meanwhile, the gate still checks; `edge-bootstrap resume` ends it"
     ));
     Ok(0)
+}
+
+/// Login of the person who typed the command.
+pub(super) fn name() -> String {
+    let name = host::environment("SUDO_USER").or_else(|| host::environment("USER"));
+    name.unwrap_or_else(|| "root".to_owned())
+}
+
+/// Everybody sees what a person did: the journal, the next login, the daemon.
+pub(super) async fn tell(common: &Common, line: &str) {
+    let root = common.root();
+    journal::tell(&root, DAEMON, line);
+    let now = hatches::look(&root, Clock::System);
+    if let Err(error) = hatches::tell_logins(&root, &now) {
+        output::note(&format!("{}; logins are not told", Chain(&error)));
+    }
+    wake(common).await;
 }
 
 pub async fn resume(common: &Common) -> anyhow::Result<u8> {
@@ -45,7 +68,7 @@ pub async fn resume(common: &Common) -> anyhow::Result<u8> {
     activate::forget(&root)?;
     let now = ledger::load(&root)?.value();
     ledger::record(&root, now.as_ref(), ledger::Event::Forgiven)?;
-    wake(common).await;
+    tell(common, &format!("resumed by {}", name())).await;
     output::text(if was_paused {
         "resumed"
     } else {
@@ -57,7 +80,7 @@ pub async fn resume(common: &Common) -> anyhow::Result<u8> {
 /// The daemon looks again at once. Without one there is nobody to wake.
 async fn wake(common: &Common) {
     let systemd = systemd::Systemd::new(&common.root());
-    if let Ok(unit) = systemd.unit("edge-bootstrap.service").await
+    if let Ok(unit) = systemd.unit(DAEMON).await
         && unit.main_pid != 0
     {
         host::hang_up(unit.main_pid);

@@ -109,12 +109,29 @@ fn show(common: &Common, plan: Plan, inputs: Inputs<'_>) -> anyhow::Result<u8> {
 /// The plan for people: what changes, why, and the diff.
 fn text(plan: &Plan, changes: &Changes, facts: &HostFacts) -> String {
     let mut out = String::new();
+    if let Some(retirement) = &plan.retirement {
+        let _ = writeln!(out, "leave the old life\n    because: {}", retirement.reason);
+    }
+    lines(&mut out, "move", changes.leaves.iter().cloned());
     if let Some(identity) = plan.identity.as_ref().filter(|_| changes.identity) {
         let _ =
             writeln!(out, "pin identity {} {} as {}", identity.node_name, identity.node_ip, identity.role);
     }
     if let Some(hostname) = &changes.hostname {
         let _ = writeln!(out, "set hostname {hostname}");
+    }
+    for item in &plan.quarantines {
+        let _ = writeln!(out, "move aside {}\n    because: {}", item.path, item.reason);
+    }
+    for item in &plan.restores {
+        let _ = writeln!(out, "put back {}\n    because: {}", item.path, item.reason);
+    }
+    if let Some(planned) = plan.address.as_ref().filter(|_| changes.address.is_some()) {
+        let _ = writeln!(
+            out,
+            "add address {} to {}\n    because: {}",
+            planned.cidr, planned.interface, planned.reason
+        );
     }
     for title in &changes.artifacts {
         let _ = writeln!(out, "fetch {title}");

@@ -1,33 +1,100 @@
 //! `status` for people.
 //!
-//! Owns the text form of a status; a pure function of it. Prints nothing and
-//! reads nothing: the caller brings the status, and for root the claim.
+//! Owns the text form of a status, and what is shown where no daemon runs: then
+//! pause, allowances, refusals and the pinned identity come from disk.
 
 use super::output;
+use crate::error::Chain;
+use crate::hatches::{self, Hatches};
 use crate::report;
-use crate::report::status::{PendingClaim, Status, UnitState, one_line};
+use crate::report::Phase;
+use crate::report::status::{self, NodeAddress, PendingClaim, RefusedStart, Status, UnitState, one_line};
+use crate::sys::{Clock, Root};
+use crate::{hold, identity, paths};
 
-/// `status`: what the daemon last said, and for root the code of a claim.
+/// `status`: what the daemon last said with what is in force now, and for root
+/// the code of a claim.
 ///
 /// # Errors
-/// When the status cannot be read.
+/// When the status has no JSON form.
 pub fn run(common: &super::Common) -> anyhow::Result<u8> {
     let root = common.root();
-    let Some(status) = report::read_status(&root)? else {
-        anyhow::bail!(
-            "edge-bootstrap has said nothing in this boot; `systemctl status edge-bootstrap` tells whether it runs"
-        );
-    };
+    let (status, notes) = look(&root, Clock::System);
     if common.json {
+        notes.iter().for_each(|note| output::note(note));
         output::json(&status)?;
         return Ok(status.exit_code());
     }
+    notes.iter().for_each(|note| output::text(note));
     output::text(&text(&status));
     // Others than root are not told the code, and that is no error.
     if let Ok(Some(claim)) = report::read_claim(&root) {
         output::text(&claim_text(&claim));
     }
     Ok(status.exit_code())
+}
+
+/// How the host is, with the daemon alive or dead, and what must be said first.
+#[must_use]
+pub fn look(root: &Root, clock: Clock) -> (Status, Vec<String>) {
+    let said = report::read_status(root);
+    let hatches = hatches::look(root, clock);
+    let mut notes = Vec::new();
+    let mut status = match said {
+        Ok(Some(mut status)) => {
+            status.running = is_running(root, status.agent.pid);
+            if !status.running {
+                notes.push("edge-bootstrap is not running; this is what it said last".to_owned());
+            }
+            status
+        }
+        Ok(None) => {
+            notes.push("edge-bootstrap has said nothing in this boot; this is what lies on disk; `systemctl status edge-bootstrap` tells whether it runs".to_owned());
+            silent(root)
+        }
+        Err(error) => {
+            notes.push(format!("{}; this is what lies on disk", Chain(&error)));
+            silent(root)
+        }
+    };
+    hatches.fill(&mut status);
+    if !status.running {
+        without_daemon(root, &mut status);
+        notes.extend(hidden(&hatches));
+    }
+    (status, notes)
+}
+
+fn hidden(hatches: &Hatches) -> Option<String> {
+    let who = "run it as root to see pause, allowances and identity as they are now";
+    hatches.hidden.then(|| format!("{} can be read by root only; {who}", paths::STATE_DIR))
+}
+
+/// The daemon's process, told from a later one with the same number by its name.
+fn is_running(root: &Root, pid: u32) -> bool {
+    root.read_kernel(&format!("/proc/{pid}/comm")).is_ok_and(|name| name == "edge-bootstrap")
+}
+
+/// Nobody said anything in this boot.
+fn silent(root: &Root) -> Status {
+    let host = root.read_kernel("/proc/sys/kernel/hostname").unwrap_or_default();
+    let agent = status::Agent { version: env!("CARGO_PKG_VERSION").to_owned(), pid: 0, starts_in_boot: 0 };
+    let mut status = Status::starting(host, agent, Clock::System.rfc3339());
+    status.phase = Phase::Silent;
+    status.running = false;
+    status
+}
+
+/// What a daemon would have said anew. A hold counts only while its daemon lives.
+fn without_daemon(root: &Root, status: &mut Status) {
+    if hold::current(root).is_none() {
+        status.hold = None;
+    }
+    let Ok(Some(pinned)) = identity::load(root).map(|loaded| loaded.value()) else { return };
+    status.node = Some(NodeAddress { name: pinned.node_name, ip: pinned.node_ip });
+    status.epoch = pinned.epoch;
+    status.role.get_or_insert_with(|| pinned.role.to_string());
+    status.site.get_or_insert(pinned.site);
 }
 
 /// The status as lines, the most urgent first.
@@ -45,10 +112,12 @@ pub fn text(status: &Status) -> String {
         out.line("version", format!("{name} {version}"));
     }
     let agent = &status.agent;
-    out.line(
-        "agent",
-        format!("{}, process {}, start {} in this boot", agent.version, agent.pid, agent.starts_in_boot),
-    );
+    if agent.pid != 0 {
+        out.line(
+            "agent",
+            format!("{}, process {}, start {} in this boot", agent.version, agent.pid, agent.starts_in_boot),
+        );
+    }
     out.0
 }
 
@@ -75,6 +144,17 @@ fn reasons(out: &mut Lines, status: &Status) {
     if let Some(paused) = &status.paused {
         out.line("paused", format!("by {} until {}: {}", paused.by, paused.until, paused.reason));
     }
+    for allowed in &status.allowed {
+        let used = match &allowed.last_used {
+            Some(at) => format!("used {} times in this boot, last {at}", allowed.used),
+            None => "not used in this boot".to_owned(),
+        };
+        let (code, until, by) = (&allowed.code, &allowed.until, &allowed.by);
+        out.line("allowed", format!("{code} until {until} by {by}: {} ({used})", allowed.reason));
+    }
+    for refused in &status.refused {
+        refusal(out, refused);
+    }
     if let Some(hold) = &status.hold {
         out.line("hold", format!("{}: {} (since {})", hold.code, hold.reason, hold.since));
     }
@@ -91,6 +171,14 @@ fn reasons(out: &mut Lines, status: &Status) {
     for finding in &status.findings {
         out.line("finding", format!("{} {}: {}", finding.status, finding.code, finding.text));
     }
+}
+
+/// A start that the gate refused: what, why, what to do, and the way past it.
+fn refusal(out: &mut Lines, refused: &RefusedStart) {
+    let RefusedStart { unit, code, reason, next, count, last_at, allow, .. } = refused;
+    out.line("refused", format!("{unit}: {code}: {reason} ({count} times, last {last_at})"));
+    out.line("next", next);
+    out.line("let pass", allow);
 }
 
 fn place(out: &mut Lines, status: &Status) {
@@ -121,6 +209,7 @@ fn unit_text(name: &str, unit: &UnitState) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 mod tests {
     use super::*;
     use crate::report::Phase;
@@ -145,6 +234,53 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("next        wait\n"), "{text}");
+    }
+
+    fn host() -> (tempfile::TempDir, Root) {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        root.make_dir("/proc/sys/kernel", 0o755).unwrap();
+        root.make_dir("/proc/7", 0o755).unwrap();
+        (dir, root)
+    }
+
+    fn refuse(root: &Root) {
+        let refusal = crate::plan::Refusal::new("EB-token-empty", "it is empty", "write it");
+        for at in [1000, 1005, 1010] {
+            let _ = crate::gate::line(root, Clock::Fixed(at), "k3s.service", &refusal);
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_told_whole_where_no_daemon_ever_ran() {
+        let (_dir, root) = host();
+        refuse(&root);
+        let (status, notes) = look(&root, Clock::Fixed(1010));
+        assert!(notes[0].contains("has said nothing in this boot"), "{notes:?}");
+        assert_eq!((status.exit_code(), status.running, &status.phase), (1, false, &Phase::Silent));
+        let text = text(&status);
+        assert!(
+            text.contains(
+                "refused     k3s.service: EB-token-empty: it is empty (3 times, last 1970-01-01T00:16:50Z)\n"
+            ),
+            "{text}"
+        );
+        assert!(text.contains("next        write it\nlet pass    edge-bootstrap gate allow --code EB-token-empty --for 1h --reason TEXT --i-accept-data-loss\n"), "{text}");
+    }
+
+    #[test]
+    fn the_last_word_of_a_dead_daemon_is_no_promise() {
+        let (_dir, root) = host();
+        let mut steady = status();
+        steady.phase = Phase::Steady;
+        report::publish(&root, &steady).unwrap();
+        crate::sys::atomic::write(&root, "/proc/7/comm", b"edge-bootstrap\n", 0o444).unwrap();
+        let (alive, notes) = look(&root, Clock::Fixed(0));
+        assert_eq!((alive.exit_code(), alive.running, notes.len()), (0, true, 0));
+        crate::sys::atomic::write(&root, "/proc/7/comm", b"bash\n", 0o444).unwrap();
+        let (dead, notes) = look(&root, Clock::Fixed(0));
+        assert_eq!((dead.exit_code(), dead.running), (1, false));
+        assert!(notes[0].starts_with("edge-bootstrap is not running"), "{notes:?}");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::names::{self, DeviceName, NameTemplate};
 use super::network;
 use super::reader::{Placed, Reader, Reason};
 use super::url::{Endpoint, Proxy};
-use crate::facts::network::Cidr;
+use crate::facts::network::{Cidr, InterfaceChoice};
 use crate::role::Snapshotter;
 use crate::role::words::{ConfigKey, SiteName};
 
@@ -59,6 +59,7 @@ fragment! {
     ip: Option<IpAddr> = optional(keys::IP, host_address);
     ip_networks: Vec<Cidr> = list(keys::IP_NETWORKS, network::parse);
     manage_ip: bool = flag(keys::MANAGE_IP);
+    interface: Option<InterfaceChoice> = optional(keys::INTERFACE, network::interface);
     name_template: NameTemplate = text(keys::NAME_TEMPLATE, NameTemplate::parse);
     manage_hostname: bool = flag(keys::MANAGE_HOSTNAME);
     snapshotter: Option<Snapshotter> = text(keys::SNAPSHOTTER, snapshotter);

@@ -114,6 +114,7 @@ keys! {
     IP = Key::new("node.ip", "an IP address that other hosts reach", r#""172.16.36.1""#);
     IP_NETWORKS = Key::list("node.ip-networks", "a list of networks", r#"["172.16.36.0/24"]"#);
     MANAGE_IP = Key::new("node.manage-ip", SWITCH, "").preset(Preset::Flag(false));
+    INTERFACE = Key::new("node.interface", "an interface's name, a MAC or a network", r#""eth0""#);
     NAME_TEMPLATE = Key::new(
         "node.name-template",
         "lower-case letters, digits and `-` around {ip-dashed} and {site}",

@@ -34,9 +34,10 @@ pub use error::{ConfigError, ConfigErrors, Origin};
 pub use keys::{KEYS, Key, Preset};
 pub use names::{DeviceName, NameError, NameTemplate};
 pub use show::{Shown, ShownValue};
+pub use suggest::nearest;
 pub use url::{Endpoint, Host, Proxy};
 
-use crate::facts::network::Cidr;
+use crate::facts::network::{Cidr, InterfaceChoice};
 use crate::paths;
 use crate::role::Snapshotter;
 use crate::role::words::{ConfigKey, SiteName};
@@ -162,6 +163,8 @@ pub struct Node {
     pub address: NodeAddress,
     /// Whether the agent puts the node IP on the interface at each boot.
     pub manage_ip: bool,
+    /// On which interface; `None`: found from facts.
+    pub interface: Option<InterfaceChoice>,
     /// How the node name is made.
     pub name_template: NameTemplate,
     /// Whether the agent sets the host's name to the node name.
@@ -174,6 +177,7 @@ impl Default for Node {
             site: None,
             address: NodeAddress::Undecided,
             manage_ip: false,
+            interface: None,
             name_template: NameTemplate::default(),
             manage_hostname: true,
         }

@@ -4,7 +4,31 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::reader::Reason;
-use crate::facts::network::Cidr;
+use crate::facts::network::{Cidr, InterfaceChoice};
+
+/// `IFNAMSIZ` of the kernel without its end.
+const LONGEST_NAME: usize = 15;
+
+/// An interface by its name, its hardware address, or a network that it reaches.
+pub(super) fn interface(text: &str) -> Result<InterfaceChoice, Reason> {
+    if text.contains('/') {
+        return parse(text).map(InterfaceChoice::Network);
+    }
+    if text.contains(':') {
+        return mac(text).map(InterfaceChoice::Mac).ok_or_else(|| "it is not a MAC of six bytes".into());
+    }
+    let is_name = |letter: char| letter.is_ascii_graphic();
+    if text.len() > LONGEST_NAME || !text.chars().all(is_name) || text.parse::<IpAddr>().is_ok() {
+        return Err("it is not the name of an interface".into());
+    }
+    Ok(InterfaceChoice::Name(text.to_owned()))
+}
+
+fn mac(text: &str) -> Option<String> {
+    let parts: Vec<&str> = text.split(':').collect();
+    let is_byte = |part: &&str| part.len() == 2 && part.bytes().all(|byte| byte.is_ascii_hexdigit());
+    (parts.len() == 6 && parts.iter().all(is_byte)).then(|| text.to_ascii_lowercase())
+}
 
 /// A network without host bits.
 pub(super) fn parse(text: &str) -> Result<Cidr, Reason> {
@@ -36,6 +60,22 @@ fn lowest(cidr: Cidr) -> IpAddr {
 #[allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_interface_is_named_in_three_ways() {
+        let network = InterfaceChoice::Network("172.16.36.0/24".parse().unwrap());
+        assert_eq!(interface("eth0").unwrap(), InterfaceChoice::Name("eth0".to_owned()));
+        assert_eq!(
+            interface("52:54:00:AB:cd:01").unwrap(),
+            InterfaceChoice::Mac("52:54:00:ab:cd:01".to_owned())
+        );
+        assert_eq!(interface("172.16.36.0/24").unwrap(), network);
+        for text in
+            ["172.16.36.1", "172.16.36.1/24", "52:54:00", "eth 0", "a-name-that-is-too-long", "fd00::1"]
+        {
+            assert!(interface(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn networks_without_host_bits_are_accepted() {

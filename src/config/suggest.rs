@@ -6,7 +6,8 @@ const LONGEST: usize = 64;
 
 /// The candidate nearest to `word`, when it is near enough to be a typing
 /// mistake: at most a third of the longer word differs. The first of equals wins.
-pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+#[must_use]
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     if word.chars().count() > LONGEST {
         return None;
     }

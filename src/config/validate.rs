@@ -135,6 +135,7 @@ pub(super) fn settings(merged: Fragment) -> Settings {
             site: plain(merged.site).flatten(),
             address,
             manage_ip: plain(merged.manage_ip).unwrap_or(none.manage_ip),
+            interface: plain(merged.interface).flatten(),
             name_template: plain(merged.name_template).unwrap_or(none.name_template),
             manage_hostname: plain(merged.manage_hostname).unwrap_or(none.manage_hostname),
         },

@@ -5,6 +5,10 @@
 //! within its budget whatever happens, the watchdog fed by the event loop, a
 //! clean stop. What a pass does is `boot`'s.
 
+mod copy;
+mod managed;
+mod people;
+mod room;
 mod starts;
 mod talk;
 mod tidy;
@@ -21,13 +25,18 @@ use crate::boot::summary::{self, Beside};
 use crate::boot::{self, Agent, Order, Pass, SetupError, StopKind, Until, host};
 use crate::enrol::Waiting;
 use crate::error::Chain;
-use crate::plan::{Refusal, units};
+use crate::plan::{CheckedPlan, Refusal, units};
 use crate::report::status::{self, Finding, PendingClaim, Status};
 use crate::report::{self, Evidence, FindingStatus, Phase};
+use crate::sys::clock_watch::ClockWatch;
+use crate::sys::file_watch::FileWatch;
 use crate::sys::hostnamed::NameWatch;
+use crate::sys::links::LinkWatch;
 use crate::sys::systemd::{Event, Watch};
 use crate::sys::{Clock, Root, lock, notify};
 use crate::{hold, paths, pause, sys};
+use people::People;
+use room::{Answer, Room};
 use starts::Starts;
 use talk::{Talk, Word};
 
@@ -37,8 +46,8 @@ const PRE_START: Duration = Duration::from_secs(20);
 const LATE_HOLD: Duration = Duration::from_secs(60);
 /// How long another pass may keep the lock before READY is sent without ours.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
-/// Between passes of a steady host: this finds files and addresses that were
-/// changed by hand, which nothing announces.
+/// Between passes of a steady host: this finds addresses that were changed by
+/// hand, which nothing announces, and what no watch could tell.
 const QUIET: Duration = Duration::from_secs(30);
 /// Between looks while k3s comes up.
 const SOON: Duration = Duration::from_secs(3);
@@ -87,15 +96,20 @@ struct Daemon {
     config: Option<String>,
     agent: Option<Agent>,
     talk: Option<Talk>,
+    room: Option<Room>,
     status: Status,
     beside: Beside,
     starts: Starts,
+    people: People,
     said: Option<(Refusal, Phase)>,
     broken_config: Option<Finding>,
     late_hold_ends: Option<Instant>,
     is_serving: bool,
     next_pass: Instant,
     signals: Signals,
+    links: LinkWatch,
+    clock_watch: ClockWatch,
+    files: FileWatch,
     watchdog: Option<Interval>,
 }
 
@@ -126,20 +140,26 @@ impl Daemon {
         let status = Status::starting(host, agent, Clock::System.rfc3339());
         let signals = signals().map_err(DaemonError::Signals)?;
         let beside = Beside { safe_mode: starts.only_observe(), ..Beside::default() };
+        let files = FileWatch::new(&root);
         let mut daemon = Self {
+            links: LinkWatch::new(&root),
             root,
             config,
             status,
             beside,
             starts,
+            people: People::default(),
             signals,
             agent: None,
             talk: None,
+            room: None,
             said: None,
             broken_config: None,
             late_hold_ends: None,
             is_serving: false,
             next_pass: Instant::now(),
+            clock_watch: ClockWatch::new(),
+            files,
             watchdog: notify::watchdog_interval().map(feeding),
         };
         daemon.configure();
@@ -151,7 +171,10 @@ impl Daemon {
     fn configure(&mut self) {
         match Agent::new(self.root.clone(), self.config.as_deref()) {
             Ok(mut agent) => {
-                agent.confirmed = self.agent.take().and_then(|agent| agent.confirmed);
+                if let Some(before) = self.agent.take() {
+                    agent.confirmed = before.confirmed;
+                    agent.time = before.time;
+                }
                 self.agent = Some(agent);
                 self.talk = None;
                 self.broken_config = None;
@@ -235,7 +258,7 @@ impl Daemon {
         let next_pass = self.next_pass;
         tokio::select! {
             biased;
-            // Each arm is cancel-safe: signals, timers, channels and the two
+            // Each arm is cancel-safe: signals, timers, channels and the four
             // watches keep what they have not handed out.
             _ = self.signals.term.recv() => Wake::Stop,
             _ = self.signals.int.recv() => Wake::Stop,
@@ -244,6 +267,9 @@ impl Daemon {
             () = sleep_until(next_pass) => Wake::Pass,
             word = hear(&mut self.talk) => Wake::Word(word),
             () = names.changed() => Wake::Soon,
+            () = self.links.changed() => Wake::Soon,
+            () = self.clock_watch.changed() => Wake::Soon,
+            () = self.files.changed() => Wake::Soon,
             event = watch.changed() => match event {
                 Event::Unit(_) | Event::Hostname | Event::Missed => Wake::Soon,
             },
@@ -263,9 +289,18 @@ impl Daemon {
     fn hear(&mut self, word: Word) {
         match word {
             Word::Contact(at) => self.beside.last_contact = Some(at),
+            Word::Time(unix) => self.told_time(unix),
             Word::Confirmed(digest) | Word::New(digest) => self.confirmed(digest),
             Word::Waiting(waiting) => self.wait_for(&waiting),
             Word::Trouble(trouble) => self.note_trouble(trouble),
+        }
+    }
+
+    /// A clock that is far from the service's is looked at soon.
+    fn told_time(&mut self, unix: u64) {
+        let Some(agent) = &mut self.agent else { return };
+        if agent.time.told(unix, agent.clock) {
+            self.schedule(SETTLE);
         }
     }
 
@@ -360,6 +395,8 @@ impl Daemon {
         let order = Order { until: Until::Verified, patience: Duration::ZERO, observe_only };
         let Some(mut agent) = self.agent.take() else {
             // Without settings there is nothing to do until a person corrects them.
+            self.people.follow(&self.root, Clock::System, &mut self.status);
+            self.publish();
             self.next_pass = Instant::now() + QUIET;
             return Some(());
         };
@@ -391,27 +428,43 @@ impl Daemon {
             _ => self.release(),
         }
         self.next_pass = Instant::now() + pause_after(&pass);
+        managed::follow(&mut self.files, pass.plan.as_ref().map(CheckedPlan::plan));
         let Some(agent) = &self.agent else { return };
+        copy::tell(&self.root, &pass);
         let introduction = host::introduction(&agent.settings, &pass.facts);
         match &self.talk {
-            Some(talk) => talk.introduce(introduction),
+            Some(talk) if talk.asks() != pass.is_quarantined() => talk.introduce(introduction),
             // Before READY nobody outside is asked anything.
-            None if self.is_serving => {
+            _ if self.is_serving => {
+                let introduction = Some(introduction).filter(|_| !pass.is_quarantined());
                 self.talk = Some(Talk::begin(&self.root, agent.clock, &agent.settings, introduction));
             }
-            None => {}
+            _ => {}
         }
         let before = self.status.phase.clone();
         summary::update(&mut self.status, agent, &pass, &self.beside);
         self.status.findings.extend(self.broken_config.clone());
-        if pass.assignment.is_none() {
+        self.people.follow(&self.root, Clock::System, &mut self.status);
+        if pass.assignment.is_none() && !pass.is_quarantined() {
             self.say_what_central_said();
         }
         if self.status.phase != before {
             info!(EDGE_STEP = "report", EDGE_PHASE = %self.status.phase, EDGE_REASON = %self.status.line(), "phase changed");
         }
         self.publish();
+        self.tell_the_room(&pass);
         self.report(&pass);
+    }
+
+    /// What the other hosts of the room are answered from now on. A pass that
+    /// did not come to an assignment changes nothing about it.
+    fn tell_the_room(&mut self, pass: &Pass) {
+        if !self.is_serving || (pass.assignment.is_none() && !pass.is_quarantined()) {
+            return;
+        }
+        let duty = pass.assignment.as_ref().and_then(|assignment| assignment.duty.as_ref());
+        let answer = duty.zip(pass.told.clone()).map(|(duty, told)| Answer { ip: duty.node.ip, told });
+        self.room.get_or_insert_with(Room::begin).tell(answer);
     }
 
     fn report(&mut self, pass: &Pass) {
@@ -450,6 +503,7 @@ impl Daemon {
         self.starts.ready(&self.root);
         info!(EDGE_STEP = "stop", EDGE_STARTS = self.starts.begun, "stopping");
         self.talk = None;
+        self.room = None;
         // With this process gone the hold means nothing; its file goes too.
         self.release();
     }

@@ -17,7 +17,7 @@ use crate::error::Chain;
 use crate::plan::Refusal;
 use crate::report::Outbox;
 use crate::sys::{Clock, Root};
-use crate::wire::report::Report;
+use crate::wire::report::{QUARANTINED, Report};
 
 /// How long one question may stay open.
 const LONG_POLL: Duration = Duration::from_secs(50);
@@ -37,6 +37,8 @@ pub enum Word {
     Trouble(Refusal),
     /// The service answered, at this time (seconds since 1970).
     Contact(u64),
+    /// The service's own clock, seconds since 1970, told over TLS.
+    Time(u64),
 }
 
 /// The running conversation.
@@ -46,14 +48,18 @@ pub struct Talk {
     introductions: watch::Sender<Introduction>,
     reports: watch::Sender<Option<Report>>,
     tasks: Vec<JoinHandle<()>>,
+    asks: bool,
 }
 
 impl Talk {
-    /// Begins to talk, when the settings name a service.
+    /// Begins to talk, when the settings name a service. Without an
+    /// introduction it only reports: a copied disk asks for nothing in the name
+    /// of its original.
     #[must_use]
-    pub fn begin(root: &Root, clock: Clock, settings: &Settings, introduction: Introduction) -> Self {
+    pub fn begin(root: &Root, clock: Clock, settings: &Settings, introduction: Option<Introduction>) -> Self {
+        let asks = introduction.is_some();
         let (sender, words) = mpsc::channel(16);
-        let (introductions, introduced) = watch::channel(introduction);
+        let (introductions, introduced) = watch::channel(introduction.unwrap_or_default());
         let (reports, reported) = watch::channel(None);
         let mut tasks = Vec::new();
         if matches!(Source::from(settings), Source::Central(_)) {
@@ -63,13 +69,21 @@ impl Talk {
                 introduced,
                 words: sender.clone(),
             };
-            tasks.push(tokio::task::spawn_local(asking.run()));
+            if asks {
+                tasks.push(tokio::task::spawn_local(asking.run()));
+            }
             let enrolment = host::enrolment(root, settings);
             let reporting =
                 Reporting { enrolment, outbox: Outbox::new(root, clock), clock, reported, words: sender };
             tasks.push(tokio::task::spawn_local(reporting.run()));
         }
-        Self { words, introductions, reports, tasks }
+        Self { words, introductions, reports, tasks, asks }
+    }
+
+    /// Whether it asks for an assignment, beside reporting.
+    #[must_use]
+    pub fn asks(&self) -> bool {
+        self.asks
     }
 
     /// The next word. Never ends; cancel-safe.
@@ -117,7 +131,12 @@ impl Asking {
             let introduction = self.introduced.borrow_and_update().clone();
             self.enrolment.introduce(introduction);
             let pause = match self.enrolment.poll(wait).await {
-                Ok(Some(enrolled)) => self.said(Word::New(enrolled.assignment.digest)).await,
+                Ok(Some(enrolled)) => {
+                    if let Some(time) = enrolled.time {
+                        self.tell(Word::Time(time)).await;
+                    }
+                    self.said(Word::New(enrolled.assignment.digest)).await
+                }
                 Ok(None) => self.confirmed().await,
                 Err(error) => self.trouble(&error).await,
             };
@@ -206,6 +225,11 @@ impl Reporting {
     /// Sends what waits and then `report`; keeps it when that fails and it says
     /// something new.
     async fn deliver(&mut self, mut report: Report, news: bool) -> u64 {
+        if report.phase == QUARANTINED {
+            // What waits on a copied disk, and its numbers, are the original's.
+            report.sequence = self.clock.unix();
+            return self.send(&report).await.unwrap_or(REPORT_S);
+        }
         let drained = self.drain().await;
         report.sequence = self.outbox.number();
         if drained && let Some(next) = self.send(&report).await {
@@ -236,8 +260,8 @@ impl Reporting {
     /// the service refuses for good is given up, or it would block all others.
     async fn send(&mut self, report: &Report) -> Option<u64> {
         let client = self.enrolment.client().ok()?;
-        let next = match client.report(report).await {
-            Ok(answer) => answer.next_report_s.clamp(1, 3600),
+        let (next, time) = match client.report(report).await {
+            Ok(answer) => (answer.next_report_s.clamp(1, 3600), client.told(&answer.time)),
             Err(error) if error.kind().can_retry() => return None,
             Err(error) => {
                 tracing::warn!(EDGE_STEP = "report", EDGE_REASON = %Chain(&error), "report is refused, ignoring");
@@ -245,6 +269,9 @@ impl Reporting {
             }
         };
         // The daemon may have gone; then nobody needs to know.
+        if let Some(time) = time {
+            let _ = self.words.send(Word::Time(time)).await;
+        }
         let _ = self.words.send(Word::Contact(self.clock.unix())).await;
         Some(next)
     }

@@ -11,7 +11,7 @@ use crate::paths;
 use crate::sys::{FileError, Root, atomic};
 
 /// Where files of ours are written in place; generations and drop-ins lie one deeper.
-const DIRECTORIES: [&str; 10] = [
+const DIRECTORIES: [&str; 13] = [
     paths::STATE_DIR,
     paths::OUTBOX,
     paths::BACKUP,
@@ -21,6 +21,9 @@ const DIRECTORIES: [&str; 10] = [
     paths::CNI_DIR,
     "/etc/sysctl.d",
     "/etc/modules-load.d",
+    "/etc/cloud/cloud.cfg.d",
+    "/etc/NetworkManager/conf.d",
+    paths::DHCLIENT_HOOKS,
     "/usr/local/bin",
 ];
 

@@ -8,6 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::EnrolError;
+use super::peers::Told;
 use super::trust::Trust;
 use crate::paths::{ASSIGNMENT, QUARANTINE, STATE_DIR};
 use crate::role::words::NodeId;
@@ -15,6 +16,7 @@ use crate::role::{Assignment, parse_payload};
 use crate::sys::statefile::{self, StateError};
 use crate::sys::{Root, random};
 use crate::wire::envelope::Envelope;
+use crate::wire::statement::{Granted, Statement};
 
 /// Content of `assignment.json`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +27,9 @@ pub struct Stored {
     /// The newest valid assignment, signed.
     #[serde(default)]
     pub envelope: Option<Envelope>,
+    /// The newest statement of its site, from the service or from a peer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub statement: Option<Envelope>,
 }
 
 /// Whom an assignment must be for.
@@ -43,6 +48,8 @@ pub struct Cached {
     pub stored: Stored,
     /// The assignment in force.
     pub assignment: Option<Assignment>,
+    /// The statement of its site, checked.
+    pub told: Option<Told>,
     /// What is wrong with the file, when something is.
     pub damage: Option<String>,
 }
@@ -66,15 +73,45 @@ pub fn load(root: &Root, node_id: &NodeId) -> Result<Cached, EnrolError> {
         loaded.damage().map(|damage| format!("{ASSIGNMENT} is damaged ({damage}); its earlier copy counts"));
     let stored = loaded.value().unwrap_or_default();
     match stored.envelope.as_ref().map(|envelope| open(&stored.trust, envelope, node_id)).transpose() {
-        Ok(assignment) => Ok(Cached { stored, assignment, damage }),
+        Ok(assignment) => Ok(checked(Cached { stored, assignment, damage, told: None })),
         Err(error) => {
             let damage = Some(format!("{ASSIGNMENT} is not usable: {}", crate::error::Chain(&error)));
-            Ok(Cached { stored, assignment: None, damage })
+            Ok(Cached { stored, damage, ..Cached::default() })
         }
     }
 }
 
-/// Takes over `envelope` when it is signed, for this host, and not older than
+/// With the stored statement, when it still counts.
+fn checked(cached: Cached) -> Cached {
+    let told = cached.stored.statement.as_ref().and_then(|envelope| statement(&cached, envelope));
+    Cached { told, ..cached }
+}
+
+/// What `envelope` proves about the site of the assignment in force. A
+/// statement that does not count is none: it is a help, and never a fault.
+#[must_use]
+pub fn statement(cached: &Cached, envelope: &Envelope) -> Option<Told> {
+    let site = cached.assignment.as_ref()?.site.as_str();
+    let statement = Statement::open(envelope, &cached.stored.trust.signing_keys, site).ok()?;
+    let bytes = serde_json::to_vec(envelope).ok()?;
+    Some(Told { site: statement.site, epoch: statement.epoch, bytes })
+}
+
+/// Keeps the statement in `envelope` when it counts and is of a higher epoch
+/// than the one that is kept.
+///
+/// # Errors
+/// When it cannot be stored.
+pub fn learn(root: &Root, cached: &mut Cached, envelope: &Envelope) -> Result<(), EnrolError> {
+    let before = cached.stored.statement.clone();
+    *cached = with_newer(std::mem::take(cached), envelope);
+    if cached.stored.statement == before {
+        return Ok(());
+    }
+    store(root, &cached.stored)
+}
+
+/// Takes over `granted` when its assignment is signed, for this host, and not older than
 /// what is in force. Whether anything changed is told by the second value.
 ///
 /// # Errors
@@ -82,14 +119,16 @@ pub fn load(root: &Root, node_id: &NodeId) -> Result<Cached, EnrolError> {
 pub fn accept(
     root: &Root,
     cached: &mut Cached,
-    envelope: &Envelope,
+    granted: &Granted,
     owner: &Owner<'_>,
 ) -> Result<(Assignment, bool), EnrolError> {
+    let envelope = &granted.envelope;
     let assignment = open(&cached.stored.trust, envelope, owner.node_id)?;
     check_site(&assignment, cached.assignment.as_ref(), owner.site)?;
     if let Some(now) = &cached.assignment {
         compare(now, &assignment)?;
         if cached.stored.envelope.as_ref() == Some(envelope) {
+            granted.statement.iter().try_for_each(|statement| learn(root, cached, statement))?;
             return Ok((assignment, false));
         }
     }
@@ -97,10 +136,25 @@ pub fn accept(
     let mut stored = cached.stored.clone();
     stored.trust.take_over(&assignment.trust, &envelope.key_id);
     stored.envelope = Some(envelope.clone());
-    store(root, &stored)?;
-    cached.stored = stored;
-    cached.assignment = Some(assignment.clone());
+    let mut next = checked(Cached { stored, assignment: Some(assignment.clone()), ..Cached::default() });
+    next.damage = cached.damage.take();
+    if let Some(statement) = &granted.statement {
+        next = with_newer(next, statement);
+    }
+    store(root, &next.stored)?;
+    *cached = next;
     Ok((assignment, is_new))
+}
+
+/// With `envelope` as the statement when it counts and the one that is there is
+/// of a lower epoch, or counts no more.
+fn with_newer(mut cached: Cached, envelope: &Envelope) -> Cached {
+    let Some(told) = statement(&cached, envelope) else { return cached };
+    if cached.told.as_ref().is_none_or(|known| known.epoch < told.epoch) {
+        cached.stored.statement = Some(envelope.clone());
+        cached.told = Some(told);
+    }
+    cached
 }
 
 /// Stores `stored` durably; equal content is left alone.

@@ -17,8 +17,8 @@ use super::{EnrolError, error::Words};
 use crate::role::words::NodeId;
 use crate::sys::http::{self, Answer, HttpError, KeyDigest, Request};
 use crate::wire::claim::{ClaimAnswer, ClaimRequest};
-use crate::wire::envelope::Envelope;
 use crate::wire::report::{Report, ReportAnswer};
+use crate::wire::statement::Granted;
 use crate::wire::{ErrorBody, ErrorDetail, MAX_ASSIGNMENT, MAX_REQUEST};
 
 /// For one exchange that does not wait on purpose.
@@ -32,7 +32,7 @@ const MAX_ANSWER: usize = 64 * 1024;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
     /// 200: this.
-    Envelope(Envelope),
+    Granted(Granted),
     /// 304: nothing newer than what you have.
     NotNewer,
     /// 204: claimed, not decided yet.
@@ -79,6 +79,13 @@ impl Client {
         self.met.borrow().clone()
     }
 
+    /// A time in an answer as seconds since 1970, when who answered has proven
+    /// itself; over plain http nobody has.
+    #[must_use]
+    pub fn told(&self, time: &str) -> Option<u64> {
+        self.met.borrow().peer.and_then(|_| super::unix(time))
+    }
+
     /// Asks for this host's place.
     ///
     /// # Errors
@@ -109,7 +116,7 @@ impl Client {
         let deadline = DEADLINE.max(wait + POLL_MARGIN);
         let call = Call { path: &path, json: None, deadline, limit: MAX_ASSIGNMENT };
         self.call(&call, |endpoint, answer| match answer.status {
-            200 => parse(endpoint, answer).map(Reply::Envelope),
+            200 => parse(endpoint, answer).map(Reply::Granted),
             204 => Ok(Reply::Undecided),
             304 => Ok(Reply::NotNewer),
             _ => Err(node_refusal(endpoint, answer)),

@@ -31,6 +31,7 @@ pub mod client;
 pub mod credential;
 mod error;
 pub mod local;
+pub mod peers;
 mod reach;
 pub mod retry;
 mod settings;
@@ -95,6 +96,8 @@ pub struct Enrolled {
     pub trouble: Option<EnrolError>,
     /// What was wrong with the file on disk.
     pub damage: Option<String>,
+    /// The statement of the site, as peers may be told it.
+    pub told: Option<peers::Told>,
     /// The service's clock, seconds since 1970, when its answer told it over TLS.
     pub time: Option<u64>,
 }
@@ -180,9 +183,9 @@ impl Enrolment {
         let mut cached = cache::load(&self.root, &credential.node_id)?;
         let (assignment, is_new, time) = self.ask(&central, &credential, &mut cached, wait).await?;
         self.backoff.succeeded();
-        let damage = cached.damage;
+        let Cached { damage, told, .. } = cached;
         let enrolled =
-            Enrolled { assignment, freshness: Freshness::Fresh, is_new, trouble: None, damage, time };
+            Enrolled { assignment, freshness: Freshness::Fresh, is_new, trouble: None, damage, told, time };
         Ok(is_new.then_some(enrolled))
     }
 
@@ -244,9 +247,9 @@ impl Enrolment {
         let reply = reply?;
         self.met(central, &client, cached);
         let (assignment, is_new) = match (reply, &cached.assignment) {
-            (Reply::Envelope(envelope), _) => {
+            (Reply::Granted(granted), _) => {
                 let owner = Owner { node_id: &credential.node_id, site: &self.introduction.site };
-                cache::accept(&self.root, cached, &envelope, &owner)?
+                cache::accept(&self.root, cached, &granted, &owner)?
             }
             (Reply::NotNewer, Some(now)) => (now.clone(), false),
             (Reply::Undecided, _) => return Err(EnrolError::Waiting(Waiting::Undecided)),
@@ -275,7 +278,7 @@ impl Enrolment {
         }
         cached.stored = stored;
         self.met(central, &client, cached);
-        Ok(client.met().peer.and_then(|_| unix(&time)))
+        Ok(client.told(&time))
     }
 
     fn claim_request(&self, central: &CentralSettings) -> Result<ClaimRequest, EnrolError> {
@@ -343,9 +346,10 @@ impl Enrolment {
 type Asked = (Assignment, bool, Option<u64>);
 
 fn outcome(asked: Option<Result<Asked, EnrolError>>, cached: Cached) -> Result<Outcome, EnrolError> {
-    let Cached { assignment: now, damage, .. } = cached;
+    let Cached { assignment: now, damage, told, .. } = cached;
     let enrolled = |assignment, freshness, is_new, trouble, time| {
-        Ok(Outcome::Enrolled(Box::new(Enrolled { assignment, freshness, is_new, trouble, damage, time })))
+        let enrolled = Enrolled { assignment, freshness, is_new, trouble, damage, told, time };
+        Ok(Outcome::Enrolled(Box::new(enrolled)))
     };
     match (asked, now) {
         (Some(Ok((assignment, is_new, time))), _) => {
@@ -362,7 +366,8 @@ fn outcome(asked: Option<Result<Asked, EnrolError>>, cached: Cached) -> Result<O
 fn local_outcome(root: &Root, path: &str) -> Result<Outcome, EnrolError> {
     let assignment = local::assignment(root, path)?;
     let freshness = Freshness::Local;
-    let enrolled = Enrolled { assignment, freshness, is_new: false, trouble: None, damage: None, time: None };
+    let (is_new, trouble, damage, told, time) = (false, None, None, None, None);
+    let enrolled = Enrolled { assignment, freshness, is_new, trouble, damage, told, time };
     Ok(Outcome::Enrolled(Box::new(enrolled)))
 }
 

@@ -11,7 +11,9 @@ use super::client::Met;
 use super::credential::Credential;
 use super::trust::Trust;
 use super::{CentralSettings, EnrolError, local};
+use crate::floor;
 use crate::paths::CENTRAL;
+use crate::plan::time;
 use crate::sys::http::{self, Proof};
 use crate::sys::{Root, statefile};
 use crate::wire::Secret;
@@ -36,6 +38,7 @@ pub(super) fn http_client(
         resolvers: central.resolvers.clone(),
         addresses,
         proxy: central.proxy.as_ref().map(|proxy| proxy.expose().to_owned()),
+        believable: Some(time::believable(floor::known(root))),
     })
     .map_err(EnrolError::Client)
 }

@@ -53,6 +53,10 @@ pub struct Disk {
     pub size_bytes: Fact<u64>,
     /// Turning platters.
     pub rotational: Fact<bool>,
+    /// A removable medium, or a disk on USB or of the network: it may go from
+    /// host to host and tells nothing about this one.
+    #[serde(default)]
+    pub removable: Fact<bool>,
 }
 
 /// One mounted file system.

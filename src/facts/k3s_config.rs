@@ -126,7 +126,7 @@ fn shown_entry(key: &str, values: &[String]) -> String {
 }
 
 /// k3s takes one-letter names as well (k3s: pkg/cli/cmds/server.go, agent.go).
-fn long_name(key: String) -> String {
+pub(super) fn long_name(key: String) -> String {
     let (name, append) = key.strip_suffix('+').map_or((key.as_str(), ""), |name| (name, "+"));
     let long = match name {
         "c" => "config",
@@ -145,8 +145,9 @@ fn redacted(key: String, values: Vec<String>) -> (String, Vec<String>) {
     if !SECRET_KEYS.contains(&key.trim_end_matches('+')) {
         return (key, values);
     }
-    let values = values.into_iter().map(|value| fingerprint(value.as_bytes())).collect();
-    (key, values)
+    // An empty value is no secret, and k3s takes it for none.
+    let hide = |value: String| if value.is_empty() { value } else { fingerprint(value.as_bytes()) };
+    (key, values.into_iter().map(hide).collect())
 }
 
 fn texts(value: &serde_json::Value) -> Vec<String> {

@@ -9,6 +9,8 @@ pub mod hardware;
 pub mod identity;
 pub mod k3s_config;
 pub mod network;
+pub mod overrides;
+pub mod rename;
 pub mod runtime;
 pub mod system;
 

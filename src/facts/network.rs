@@ -24,8 +24,14 @@ impl Network {
     /// interfaces are unknown.
     #[must_use]
     pub fn holder(&self, ip: IpAddr) -> Option<&Interface> {
-        self.interfaces.known()?.iter().find(|nic| nic.addresses.iter().any(|cidr| cidr.address == ip))
+        holder(self.interfaces.known()?, ip)
     }
+}
+
+/// The one of `interfaces` that carries `ip`.
+#[must_use]
+pub fn holder(interfaces: &[Interface], ip: IpAddr) -> Option<&Interface> {
+    interfaces.iter().find(|nic| nic.addresses.iter().any(|cidr| cidr.address == ip))
 }
 
 /// One network interface.
@@ -43,6 +49,49 @@ pub struct Interface {
     pub carrier: Fact<bool>,
     /// Addresses with their prefix.
     pub addresses: Vec<Cidr>,
+    /// Whether it is switched on (`IFF_UP`); says nothing about a cable.
+    #[serde(default)]
+    pub admin_up: Fact<bool>,
+    /// Those of `addresses` that end by themselves: a lease gave them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leased: Vec<IpAddr>,
+    /// Those of `addresses` that the kernel found in use elsewhere (IPv6 only).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub duplicates: Vec<IpAddr>,
+    /// Its members, when it is a bond.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bond: Option<Vec<BondMember>>,
+    /// Whether it is a member of a bond, which then has the addresses.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_bond_member: bool,
+}
+
+impl Interface {
+    /// Whether the hardware address `mac`, in lower case, is its own: burnt in or in use.
+    #[must_use]
+    pub fn has_mac(&self, mac: &str) -> bool {
+        [&self.permanent_mac, &self.mac].into_iter().any(|own| own.known().is_some_and(|own| own == mac))
+    }
+}
+
+/// One member of a bond.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BondMember {
+    /// Kernel name, for example `eth0`.
+    pub name: String,
+    /// Whether the bond sees its link up (`bonding_slave/mii_status`).
+    pub has_link: Fact<bool>,
+}
+
+/// How people name the interface of the node IP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum InterfaceChoice {
+    /// By its kernel name.
+    Name(String),
+    /// By its hardware address, lower case with colons.
+    Mac(String),
+    /// As the one that reaches this network.
+    Network(Cidr),
 }
 
 /// One route of the main table.
@@ -76,6 +125,12 @@ impl Cidr {
             ((a, 128), (b, 128)) => masked(a, 128, prefix) == masked(b, 128, prefix),
             _ => false,
         }
+    }
+
+    /// Whether the two are the same network, whatever their host bits.
+    #[must_use]
+    pub fn is_network_of(&self, other: &Self) -> bool {
+        self.prefix == other.prefix && self.overlaps(other)
     }
 
     /// Whether `ip` lies inside.

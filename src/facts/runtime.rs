@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Fact;
 use super::k3s_config::{Effective, Layer};
+use super::overrides::Override;
 
 /// What runs on the host, and what our files hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,6 +69,32 @@ pub struct K3s {
     pub etcd_member: Fact<Option<String>>,
     /// Hash of `server/tls/server-ca.crt` by k3s's rule.
     pub ca_hash: Fact<Option<String>>,
+    /// `server` and what lies in `agent`, as paths, quarantined ones too.
+    #[serde(default)]
+    pub remains: Fact<Vec<String>>,
+    /// Whether `server/db/etcd/tombstone` exists: etcd has removed this member.
+    #[serde(default)]
+    pub tombstone: Fact<bool>,
+    /// Whether `server/db/etcd/name` is there and holds nothing.
+    #[serde(default)]
+    pub etcd_name_empty: Fact<bool>,
+    /// The node's password and our copy of it.
+    #[serde(default)]
+    pub node_password: Fact<NodePassword>,
+    /// What units, their drop-ins and environment files set beside the configuration.
+    #[serde(default)]
+    pub overrides: Fact<Vec<Override>>,
+}
+
+/// `/etc/rancher/node/password` and our copy of it; never their content.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodePassword {
+    /// The file is there and holds something.
+    pub is_whole: bool,
+    /// Our copy is there and holds something.
+    pub has_copy: bool,
+    /// Both hold the same.
+    pub agree: bool,
 }
 
 /// What a unit was started with, as its gate records it in this boot in
@@ -106,6 +133,9 @@ pub struct Unit {
     pub exec: Option<String>,
     /// Drop-ins in force, by path.
     pub drop_ins: Vec<String>,
+    /// Whether our check stands before its start, as systemd has it loaded.
+    #[serde(default)]
+    pub has_gate: Fact<bool>,
     /// Seconds since boot (monotonic) when it entered its state, 0 when never.
     pub since_monotonic_s: u64,
 }

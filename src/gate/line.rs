@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::paths;
 use crate::plan::Refusal;
+use crate::report::status::one_line;
 use crate::sys::{Clock, Root, atomic};
 
 /// A repeated refusal is told once in this many seconds.
@@ -27,16 +28,31 @@ pub struct Refused {
     pub told_at: u64,
     /// How often it was refused for this.
     pub count: u64,
+    /// When it was refused last, seconds since 1970.
+    #[serde(default)]
+    pub last_at: u64,
 }
 
+const NAME: (&str, &str) = ("refused-", ".json");
+
 fn path(unit: &str) -> String {
-    format!("{}/refused-{}.json", paths::RUN_DIR, unit.trim_end_matches(".service"))
+    format!("{}/{}{}{}", paths::RUN_DIR, NAME.0, unit.trim_end_matches(".service"), NAME.1)
 }
 
 /// The refusal in force for `unit`; none after a start that was let go.
 #[must_use]
 pub fn refused(root: &Root, unit: &str) -> Option<Refused> {
     serde_json::from_slice(&root.read(&path(unit)).ok()??).ok()
+}
+
+/// Every unit whose last start in this boot was refused, by name.
+#[must_use]
+pub fn all_refused(root: &Root) -> Vec<(String, Refused)> {
+    let names = root.list(paths::RUN_DIR).unwrap_or_default().into_iter();
+    let units = names.filter_map(|name| Some(name.strip_prefix(NAME.0)?.strip_suffix(NAME.1)?.to_owned()));
+    units
+        .filter_map(|unit| refused(root, &unit).map(|refused| (format!("{unit}.service"), refused)))
+        .collect()
 }
 
 /// Forgets the refusals of `unit`: a refusal after a start is no repetition.
@@ -56,17 +72,18 @@ pub fn line(root: &Root, clock: Clock, unit: &str, refusal: &Refusal) -> Option<
     let count = if same { before.count + 1 } else { 1 };
     let told_at = if quiet { before.told_at } else { now };
     let Refusal { code, reason, next } = refusal.clone();
-    let record = Refused { code, reason, next, told_at, count };
+    let record = Refused { code, reason, next, told_at, count, last_at: now };
     let _ = root.ensure_dir(paths::RUN_DIR);
     let bytes = serde_json::to_vec(&record).unwrap_or_default();
     let _ = atomic::write_volatile(root, &path(unit), &bytes, 0o644);
     let again = if count > 1 { format!(" ({count} times)") } else { String::new() };
-    (!quiet).then(|| format!("{unit} must not start{again}: {refusal}; {}", allow_command(&refusal.code)))
+    let allow = allow_command(&refusal.code);
+    (!quiet).then(|| one_line(&format!("{unit} must not start{again}: {refusal}; to let it pass: {allow}")))
 }
 
 /// The command with which a person lets this refusal pass.
 #[must_use]
 pub fn allow_command(code: &str) -> String {
     let risk = if crate::allow::risks_data(code) { " --i-accept-data-loss" } else { "" };
-    format!("a person may let it pass: edge-bootstrap gate allow --code {code} --for 1h --reason TEXT{risk}")
+    format!("edge-bootstrap gate allow --code {code} --for 1h --reason TEXT{risk}")
 }

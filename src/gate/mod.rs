@@ -9,14 +9,20 @@
 mod config;
 mod identity;
 mod line;
+mod members;
+mod overrides;
+mod passed;
 mod runtime;
 
-pub use line::{Refused, allow_command, line, refused};
+pub use line::{Refused, all_refused, allow_command, line, refused};
+pub use passed::{Passed, passed};
 
 use crate::allow::{self, Allowance};
 use crate::facts::Fact;
 use crate::facts::k3s_config::Effective;
+use crate::facts::overrides::Override;
 use crate::facts::runtime::{PinnedIdentity, StartRecord};
+use crate::plan::forks::Datastore;
 use crate::plan::{Refusal, units};
 use crate::sys::{Clock, Root, atomic, host};
 use crate::wire::secret::sha256_hex;
@@ -39,6 +45,10 @@ struct Look<'a> {
     unit: &'a str,
     identity: Option<PinnedIdentity>,
     effective: Fact<Effective>,
+    /// Settings of others, once a check has asked for them.
+    overrides: Option<Vec<Override>>,
+    /// What lies on disk, once a check has asked for it.
+    datastore: Option<Datastore>,
     notes: Vec<String>,
 }
 
@@ -47,13 +57,26 @@ type Check = fn(&mut Look<'_>) -> Option<Refusal>;
 
 /// The cheapest first; the first that is not let pass refuses.
 const K3S_CHECKS: &[Check] = &[
+    // Before a hold, which says the same and less.
+    identity::hardware_fits,
     held,
+    members::not_leaving,
     config::is_whole,
     config::tokens_are_whole,
     identity::unit_fits,
     identity::config_fits,
     identity::name_fits,
     identity::address_fits,
+    overrides::drop_ins_break_nothing,
+    overrides::unit_breaks_nothing,
+    members::epoch_holds,
+    members::is_a_member,
+    members::begins_rightly,
+    members::name_fits,
+    members::ca_fits,
+    members::has_server,
+    members::joins_its_own,
+    overrides::nobody_else_runs,
 ];
 
 const REWRITE: &str = "`edge-bootstrap apply` writes it anew";
@@ -64,7 +87,7 @@ pub fn check(root: &Root, clock: Clock, unit: &str) -> Verdict {
     let checks = if units::is_k3s(unit) { K3S_CHECKS } else { runtime::CHECKS };
     let (identity, notes) = identity::pinned(root);
     let effective = if units::is_k3s(unit) { observe::k3s::effective(root) } else { Fact::default() };
-    let mut look = Look { root, unit, identity, effective, notes };
+    let mut look = Look { root, unit, identity, effective, overrides: None, datastore: None, notes };
     let mut verdict = Verdict::default();
     for check in checks {
         let Some(refusal) = check(&mut look) else { continue };
@@ -79,6 +102,7 @@ pub fn check(root: &Root, clock: Clock, unit: &str) -> Verdict {
     verdict.notes = look.notes;
     if verdict.refusal.is_none() {
         record_start(root, unit);
+        passed::record(root, clock, &verdict.allowed);
         line::forget(root, unit);
     }
     verdict
@@ -143,6 +167,7 @@ mod tests {
         fixture.put("/proc/sys/kernel/hostname", "172-16-36-1\n");
         fixture.put("/.facts/addresses", "eth0 172.16.36.1/24\n");
         fixture.put(paths::K3S_CONFIG, CONFIG);
+        fixture.put("/var/lib/rancher/k3s/server/db/etcd/member/wal/0-0.wal", "wal");
         fixture.put("/var/lib/edge-bootstrap/generations/1/server-token", "K10aa::server:x\n");
         identity::pin(&fixture.root, &pinned()).unwrap();
         fixture

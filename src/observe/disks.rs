@@ -12,6 +12,8 @@ const BLOCK: &str = "/sys/block";
 /// Block devices that are no disks of this machine.
 const OTHERS: [&str; 11] = ["loop", "ram", "dm-", "zram", "sr", "fd", "md", "nbd", "drbd", "rbd", "mtdblock"];
 const SECTOR: u64 = 512;
+/// Parts of the path of a disk that is not built in: USB, iSCSI, Fibre Channel, NVMe over a network.
+const FOREIGN: [&str; 4] = ["/usb", "/session", "/rport-", "/nvme-fabrics/"];
 
 /// Whole disks, by name.
 #[must_use]
@@ -42,7 +44,18 @@ fn disk(root: &Root, name: &str) -> Disk {
         model: text::vendor(root, &file("device/model")),
         size_bytes: text::parsed(size, "size", |size| size.parse::<u64>().ok()?.checked_mul(SECTOR)),
         rotational: text::parsed(text::kernel(root, &file("queue/rotational")), "rotational", flag),
+        removable: removable(root, name),
     }
+}
+
+/// The kernel's own flag stands for the medium alone: a disk in a USB case has
+/// none, and where it hangs tells more. Paths of sysfs name the way to a disk.
+fn removable(root: &Root, name: &str) -> Fact<bool> {
+    let target = root.read_link(&format!("{BLOCK}/{name}")).ok().flatten().unwrap_or_default();
+    if FOREIGN.iter().any(|part| target.contains(part)) {
+        return Fact::Known(true);
+    }
+    text::parsed(text::kernel(root, &format!("{BLOCK}/{name}/removable")), "removable", flag)
 }
 
 /// NVMe and MMC tell `device/serial`, SCSI and SATA page 0x80, virtio `serial`;

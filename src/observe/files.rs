@@ -13,6 +13,7 @@ use crate::paths::{
     CNI_DIR, CNI_LOOPBACK, CONTAINERD_CERTS, CONTAINERD_CONFIG, CONTAINERD_DROP_IN, DROP_IN, GENERATIONS,
     HOSTNAME, HOSTS, K3S_AGENT_UNIT, K3S_CONFIG, K3S_CONFIG_DIR, K3S_LINK, K3S_UNIT, MODULES, SYSCTL,
 };
+use crate::plan::writers;
 use crate::sys::Root;
 use crate::wire::secret::sha256_hex;
 
@@ -61,7 +62,16 @@ pub fn observe(root: &Root, generation: Option<u64>) -> BTreeMap<String, FileFac
     }
     paths.push((CNI_LOOPBACK.to_owned(), Show::Text));
     let files = paths.into_iter().filter_map(|(path, show)| Some((path.clone(), file(root, &path, show)?)));
-    files.chain(tools(root)).collect()
+    files.chain(tools(root)).chain(namers(root)).collect()
+}
+
+/// Programs that name hosts, and where they look for hooks: noted as there, never read.
+fn namers(root: &Root) -> impl Iterator<Item = (String, FileFact)> {
+    writers::programs().filter(|path| root.exists(path)).map(|path| (path.to_owned(), present()))
+}
+
+fn present() -> FileFact {
+    FileFact { mode: 0, size: 0, sha256: String::new(), text: None }
 }
 
 /// Programs of others under the names of our links: noted as there, never read.
@@ -70,10 +80,7 @@ fn tools(root: &Root) -> Vec<(String, FileFact)> {
     let paths = places.iter().flat_map(|place| TOOLS.map(|name| format!("{place}/{name}")));
     let is_link_of_ours =
         |path: &String| path.starts_with("/usr/local/") && root.read_link(path).ok().flatten().is_some();
-    paths
-        .filter(|path| root.exists(path) && !is_link_of_ours(path))
-        .map(|path| (path, FileFact { mode: 0, size: 0, sha256: String::new(), text: None }))
-        .collect()
+    paths.filter(|path| root.exists(path) && !is_link_of_ours(path)).map(|path| (path, present())).collect()
 }
 
 /// Symbolic links that we own, by path, with their target.
@@ -86,13 +93,14 @@ pub fn links(root: &Root) -> BTreeMap<String, String> {
 }
 
 fn fixed() -> Vec<(String, Show)> {
-    let open = [HOSTNAME, HOSTS, SYSCTL, MODULES].map(|path| (path.to_owned(), Show::Text));
+    let open = [HOSTNAME, HOSTS, SYSCTL, MODULES].into_iter().chain(writers::paths());
+    let open = open.map(|path| (path.to_owned(), Show::Text));
     let guarded = [K3S_UNIT, K3S_AGENT_UNIT, CONTAINERD_CONFIG, CONTAINERD_DROP_IN].map(str::to_owned);
     let drop_ins = [K3S_UNIT, K3S_AGENT_UNIT].map(|unit| format!("{unit}.d/{DROP_IN}"));
     let environment = ENVIRONMENT_FILES.map(|path| (path.to_owned(), Show::Digest));
     let guarded = guarded.into_iter().chain(drop_ins).map(|path| (path, Show::Guarded));
     let config = (K3S_CONFIG.to_owned(), Show::K3sConfig);
-    open.into_iter().chain(guarded).chain(environment).chain([config]).collect()
+    open.chain(guarded).chain(environment).chain([config]).collect()
 }
 
 fn below(root: &Root, directory: &str) -> Vec<String> {

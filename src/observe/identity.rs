@@ -80,7 +80,9 @@ fn application_id(raw: &[u8; 16]) -> Option<String> {
     Some(format!("{:032x}", u128::from_be_bytes(id)))
 }
 
-fn board(root: &Root) -> Board {
+/// What the board says, by DMI.
+#[must_use]
+pub fn board(root: &Root) -> Board {
     if !root.exists(DMI) {
         let none = || Fact::unknown("the firmware tells no DMI data");
         return Board {

@@ -5,13 +5,17 @@
 
 use std::collections::BTreeMap;
 
-use super::{text, versions};
+use super::{overrides, text, versions};
 use crate::error::Chain;
 use crate::facts::Fact;
 use crate::facts::ca::ca_hash_of_pem;
 use crate::facts::k3s_config::{Effective, Layer, parse_layer};
-use crate::facts::runtime::{K3s, StartRecord};
-use crate::paths::{K3S_CONFIG, K3S_CONFIG_DIR, K3S_DATA, K3S_LINK, K3S_STORE, k3s_binary, started_with};
+use crate::facts::overrides::Override;
+use crate::facts::runtime::{K3s, NodePassword, StartRecord};
+use crate::paths::{
+    K3S_CONFIG, K3S_CONFIG_DIR, K3S_DATA, K3S_ETCD, K3S_ETCD_NAME, K3S_LINK, K3S_STORE, NODE_PASSWORD,
+    NODE_PASSWORD_COPY, k3s_binary, started_with,
+};
 use crate::role::version::K3sVersion;
 use crate::sys::Root;
 
@@ -28,6 +32,22 @@ pub async fn observe(root: &Root) -> K3s {
         has_datastore: has_datastore(root),
         etcd_member: etcd_member(root),
         ca_hash: ca_hash(root),
+        remains: remains(root),
+        tombstone: tombstone(root),
+        etcd_name_empty: etcd_name_empty(root),
+        node_password: node_password(root),
+        overrides: all_overrides(root),
+    }
+}
+
+fn all_overrides(root: &Root) -> Fact<Vec<Override>> {
+    let server = overrides::of_unit(root, "k3s.service");
+    match (server, overrides::of_unit(root, "k3s-agent.service")) {
+        (Fact::Known(mut server), Fact::Known(agent)) => {
+            server.extend(agent);
+            Fact::Known(server)
+        }
+        (Fact::Unknown { unknown }, _) | (_, Fact::Unknown { unknown }) => Fact::Unknown { unknown },
     }
 }
 
@@ -54,7 +74,8 @@ pub fn main_config(root: &Root) -> Fact<Effective> {
 }
 
 /// The operator's drop-ins, in k3s's order.
-fn drop_ins(root: &Root) -> Fact<Vec<Layer>> {
+#[must_use]
+pub fn drop_ins(root: &Root) -> Fact<Vec<Layer>> {
     let paths = match drop_in_paths(root) {
         Fact::Known(paths) => paths,
         Fact::Unknown { unknown } => return Fact::Unknown { unknown },
@@ -157,16 +178,66 @@ pub fn started(root: &Root, units: &[&str]) -> Fact<Option<StartRecord>> {
     }
 }
 
-fn has_datastore(root: &Root) -> Fact<bool> {
+/// Whether `server/db/etcd/member/wal` holds something.
+#[must_use]
+pub fn has_datastore(root: &Root) -> Fact<bool> {
     match root.list(&format!("{K3S_DATA}/server/db/etcd/member/wal")) {
         Ok(names) => Fact::Known(!names.is_empty()),
         Err(error) => text::because(&error),
     }
 }
 
-fn etcd_member(root: &Root) -> Fact<Option<String>> {
-    let path = format!("{K3S_DATA}/server/db/etcd/name");
-    match root.read_text(&path) {
+/// Whether etcd has removed this member (k3s: pkg/etcd/etcd.go).
+#[must_use]
+pub fn tombstone(root: &Root) -> Fact<bool> {
+    match root.stat(&format!("{K3S_ETCD}/tombstone")) {
+        Ok(stat) => Fact::Known(stat.is_some()),
+        Err(error) => text::because(&error),
+    }
+}
+
+/// Whether the member's name is there and empty: etcd then calls the member
+/// `default`, and k3s waits for ever.
+#[must_use]
+pub fn etcd_name_empty(root: &Root) -> Fact<bool> {
+    match root.read(K3S_ETCD_NAME) {
+        Ok(name) => Fact::Known(name.is_some_and(|name| name.trim_ascii().is_empty())),
+        Err(error) => text::because(&error),
+    }
+}
+
+/// What the present and earlier lives of a cluster left in k3s's directories.
+fn remains(root: &Root) -> Fact<Vec<String>> {
+    let agent = format!("{K3S_DATA}/agent");
+    match (root.list(K3S_DATA), root.list(&agent)) {
+        (Ok(top), Ok(inside)) => {
+            let servers = top.into_iter().filter(|name| name.split('.').next() == Some("server"));
+            let servers = servers.map(|name| format!("{K3S_DATA}/{name}"));
+            Fact::Known(servers.chain(inside.into_iter().map(|name| format!("{agent}/{name}"))).collect())
+        }
+        (Err(error), _) | (_, Err(error)) => text::because(&error),
+    }
+}
+
+fn node_password(root: &Root) -> Fact<NodePassword> {
+    match (root.read(NODE_PASSWORD), root.read(NODE_PASSWORD_COPY)) {
+        (Ok(file), Ok(copy)) => {
+            let [file, copy] = [file, copy].map(|bytes| bytes.unwrap_or_default().trim_ascii().to_vec());
+            Fact::Known(NodePassword {
+                is_whole: !file.is_empty(),
+                has_copy: !copy.is_empty(),
+                agree: file == copy,
+            })
+        }
+        (Err(error), _) | (_, Err(error)) => text::because(&error),
+    }
+}
+
+/// First line of the member's name.
+#[must_use]
+pub fn etcd_member(root: &Root) -> Fact<Option<String>> {
+    let path = K3S_ETCD_NAME;
+    match root.read_text(path) {
         Ok(None) => Fact::Known(None),
         Ok(Some(content)) => match content.lines().next().map(str::trim) {
             Some(name) if !name.is_empty() => Fact::Known(Some(name.to_owned())),
@@ -176,7 +247,9 @@ fn etcd_member(root: &Root) -> Fact<Option<String>> {
     }
 }
 
-fn ca_hash(root: &Root) -> Fact<Option<String>> {
+/// Hash of the cluster's CA by k3s's rule.
+#[must_use]
+pub fn ca_hash(root: &Root) -> Fact<Option<String>> {
     let path = format!("{K3S_DATA}/server/tls/server-ca.crt");
     match root.read(&path) {
         Ok(None) => Fact::Known(None),

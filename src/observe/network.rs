@@ -8,8 +8,8 @@ use std::net::IpAddr;
 
 use super::{FIXTURES, routes, text};
 use crate::facts::Fact;
-use crate::facts::network::{Cidr, Interface, Network};
-use crate::sys::{Root, host};
+use crate::facts::network::{BondMember, Cidr, Interface, Network};
+use crate::sys::{Root, links};
 
 const NET: &str = "/sys/class/net";
 const LOOPBACK: &str = "lo";
@@ -17,7 +17,18 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// `NET_ADDR_PERM`: the address is the one that the hardware came with.
 const PERMANENT: &str = "0";
 
-type Addresses = BTreeMap<String, Vec<Cidr>>;
+/// `IFF_UP` in the interface's flags.
+const UP: u32 = 0x1;
+
+type Addresses = BTreeMap<String, Vec<Told>>;
+
+/// One address as the kernel tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Told {
+    cidr: Cidr,
+    ends: bool,
+    is_duplicate: bool,
+}
 
 /// The host's view of its networks.
 #[must_use]
@@ -49,14 +60,41 @@ pub fn interfaces(root: &Root) -> Fact<Vec<Interface>> {
 fn interface(root: &Root, name: String, addresses: &Addresses) -> Interface {
     let file = |rest: &str| format!("{NET}/{name}/{rest}");
     let mac = mac(root, &file("address"));
+    let told = addresses.get(&name).map(Vec::as_slice).unwrap_or_default();
+    let those = |which: fn(&Told) -> bool| {
+        told.iter().filter(|told| which(told)).map(|told| told.cidr.address).collect()
+    };
     Interface {
         permanent_mac: permanent_mac(root, &file(""), &mac),
         driver: driver(root, &file("device/driver")),
         carrier: carrier(root, &file("carrier")),
-        addresses: addresses.get(&name).cloned().unwrap_or_default(),
+        addresses: told.iter().map(|told| told.cidr).collect(),
+        admin_up: admin_up(root, &file("flags")),
+        leased: those(|told| told.ends),
+        duplicates: those(|told| told.is_duplicate),
+        bond: bond(root, &file("bonding/slaves")),
+        is_bond_member: text::is_dir(root, &file("bonding_slave")),
         mac,
         name,
     }
+}
+
+fn admin_up(root: &Root, path: &str) -> Fact<bool> {
+    let flags = text::parsed(text::kernel(root, path), "the interface's flags", |text| {
+        u32::from_str_radix(text.trim_start_matches("0x"), 16).ok()
+    });
+    flags.map(|flags| flags & UP != 0)
+}
+
+/// Members of a bond, in its own order; `None` for what is no bond.
+fn bond(root: &Root, path: &str) -> Option<Vec<BondMember>> {
+    let members = root.read_kernel(path).ok()?;
+    Some(members.split_whitespace().map(|name| bond_member(root, name)).collect())
+}
+
+fn bond_member(root: &Root, name: &str) -> BondMember {
+    let status = text::kernel(root, &format!("{NET}/{name}/bonding_slave/mii_status"));
+    BondMember { name: name.to_owned(), has_link: status.map(|status| status == "up") }
 }
 
 fn mac(root: &Root, path: &str) -> Fact<String> {
@@ -69,8 +107,21 @@ fn parse_mac(text: &str) -> Option<String> {
     (parts.len() == 6 && parts.iter().all(is_byte)).then(|| text.to_ascii_lowercase())
 }
 
+/// Why the address of this card says nothing about this host: management
+/// controllers show the same one in every host of a model, adapters on USB go
+/// from host to host, and a virtual function is told its address by its parent.
+fn foreign(root: &Root, directory: &str) -> Option<&'static str> {
+    let place = root.read_link(directory).ok().flatten().unwrap_or_default();
+    let on_usb = place.contains("/usb").then_some("the card is on USB and may go from host to host");
+    let virtual_function = || root.exists(&format!("{directory}/device/physfn"));
+    on_usb.or_else(|| virtual_function().then_some("a virtual function has no address of its own"))
+}
+
 /// A member of a bond shows the bond's address; the bond keeps its own.
 fn permanent_mac(root: &Root, directory: &str, mac_in_use: &Fact<String>) -> Fact<String> {
+    if let Some(why) = foreign(root, directory.trim_end_matches('/')) {
+        return Fact::unknown(why);
+    }
     let kept = mac(root, &format!("{directory}bonding_slave/perm_hwaddr"));
     if kept.known().is_some() {
         return kept;
@@ -108,29 +159,31 @@ fn addresses(root: &Root) -> Fact<Addresses> {
         return text::file(root, &path)
             .map(|lines| lines.lines().filter_map(fixture_address).fold(Addresses::new(), add));
     }
-    match host::addresses() {
+    match links::addresses() {
         Ok(found) => Fact::Known(found.into_iter().map(kernel_address).fold(Addresses::new(), add)),
         Err(errno) => Fact::unknown(errno.desc()),
     }
 }
 
-fn add(mut map: Addresses, (interface, cidr): (String, Cidr)) -> Addresses {
-    if cidr.address.is_loopback() {
+fn add(mut map: Addresses, (interface, told): (String, Told)) -> Addresses {
+    if told.cidr.address.is_loopback() {
         return map;
     }
-    map.entry(interface).or_default().push(cidr);
+    map.entry(interface).or_default().push(told);
     map
 }
 
-fn kernel_address(found: host::LocalAddress) -> (String, Cidr) {
-    // An IPv4 address may come under its label, `eth0:1`.
-    let name = found.interface.split(':').next().unwrap_or_default().to_owned();
-    (name, Cidr { address: found.address, prefix: found.prefix })
+fn kernel_address(found: links::Address) -> (String, Told) {
+    let cidr = Cidr { address: found.address, prefix: found.prefix };
+    (found.interface, Told { cidr, ends: found.ends, is_duplicate: found.is_duplicate })
 }
 
-fn fixture_address(line: &str) -> Option<(String, Cidr)> {
-    let (interface, cidr) = line.trim().split_once(char::is_whitespace)?;
-    Some((interface.to_owned(), cidr.trim().parse().ok()?))
+/// `eth0 172.16.36.1/24`, and `lease` behind it where a lease gave it.
+fn fixture_address(line: &str) -> Option<(String, Told)> {
+    let mut words = line.split_whitespace();
+    let (interface, cidr) = (words.next()?, words.next()?.parse().ok()?);
+    let ends = words.next() == Some("lease");
+    Some((interface.to_owned(), Told { cidr, ends, is_duplicate: false }))
 }
 
 fn resolvers(root: &Root) -> Fact<Vec<IpAddr>> {
@@ -168,10 +221,10 @@ mod tests {
     }
 
     #[test]
-    fn a_label_counts_for_its_interface() {
-        let address = "172.16.36.1".parse().unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED));
-        let found = host::LocalAddress { interface: "eth0:1".to_owned(), address, prefix: 24 };
-        assert_eq!(kernel_address(found).0, "eth0");
+    fn a_lease_is_told_behind_the_address() {
+        let told = |line| fixture_address(line).map(|(name, told)| (name, told.cidr.to_string(), told.ends));
+        let is = |ends| Some(("eth0".to_owned(), "10.0.0.9/8".to_owned(), ends));
+        assert_eq!((told("eth0 10.0.0.9/8"), told("eth0 10.0.0.9/8 lease")), (is(false), is(true)));
     }
 
     proptest! {

@@ -87,8 +87,17 @@ fn save(root: &Root, cache: &Cache) {
 mod tests {
     use super::*;
 
-    const STAT: Stat =
-        Stat { mode: 0o755, size: 10, uid: 0, dev: 1, inode: 2, mtime: 3, is_dir: false, is_file: true };
+    const STAT: Stat = Stat {
+        mode: 0o755,
+        size: 10,
+        uid: 0,
+        dev: 1,
+        inode: 2,
+        mtime: 3,
+        ctime: 3,
+        is_dir: false,
+        is_file: true,
+    };
 
     #[test]
     fn another_file_is_not_taken_for_the_one_that_was_asked() {

@@ -11,7 +11,7 @@ use super::item::{PlannedFile, PlannedGeneration, Sensitivity};
 use super::keys;
 use super::refusal::{Refusal, WaitingOn};
 use super::yaml::{self, Value};
-use super::{Inputs, pinned};
+use super::{Inputs, forks, members, pinned};
 use crate::facts::k3s_config::{Effective, SECRET_KEYS};
 use crate::paths;
 use crate::role::words::{ServerUrl, Sha256Hex, TokenText};
@@ -48,6 +48,7 @@ impl Start {
             return agent_start(duty);
         }
         match inputs.facts.runtime.k3s.has_datastore.known() {
+            Some(true) if members::is_removed(inputs, duty) => members::rejoin(duty),
             Some(true) => Ok(Self::Member),
             Some(false) => without_datastore(inputs, duty),
             None => Err(Refusal::new(
@@ -75,7 +76,7 @@ fn without_datastore(inputs: Inputs<'_>, duty: &Duty) -> Result<Start, WaitingOn
     let was_member = pinned(inputs.facts).is_some_and(|identity| {
         identity.epoch == cluster.epoch && identity.role == Role::Server && identity.joined.is_some()
     });
-    match (&cluster.ca_hash, cluster.servers.is_empty()) {
+    match (&cluster.ca_hash, others(duty).next().is_none()) {
         (Some(_), false) => Ok(Start::Join),
         (Some(_), true) if cluster.init => Err(datastore_missing().into()),
         (Some(_), true) => Err(WaitingOn::Server),
@@ -84,6 +85,13 @@ fn without_datastore(inputs: Inputs<'_>, duty: &Duty) -> Result<Start, WaitingOn
         (None, _) if inputs.confirmed => Ok(Start::Init),
         (None, _) => Err(WaitingOn::InitLease),
     }
+}
+
+/// Servers other than this host: a member cannot join itself, and `server:` that
+/// names it would look like a way to join (k3s: pkg/cluster/bootstrap.go).
+pub(super) fn others(duty: &Duty) -> impl Iterator<Item = &ServerUrl> {
+    let (name, ip) = (duty.node.name.to_string(), duty.node.ip);
+    duty.cluster.servers.iter().filter(move |server| !forks::names_host(server.as_str(), &name, ip))
 }
 
 fn datastore_missing() -> Refusal {
@@ -175,7 +183,7 @@ fn server_entries(duty: &Duty, start: Start) -> Vec<(String, Value)> {
     }
     if start == Start::Init {
         entries.push(entry("cluster-init", Value::yes()));
-    } else if let Some(server) = cluster.servers.first() {
+    } else if let Some(server) = others(duty).next() {
         entries.push(entry("server", Value::text(server.as_str())));
     }
     entries.extend(duty.snapshots.iter().flat_map(snapshot_entries));

@@ -7,7 +7,7 @@ use serde::Serialize;
 use similar::TextDiff;
 
 use super::item::{PlannedFile, PlannedUnit, Wanted};
-use super::{Plan, pinned};
+use super::{Plan, PlannedRetirement, pinned};
 use crate::facts::HostFacts;
 use crate::facts::runtime::FileFact;
 
@@ -18,6 +18,8 @@ pub struct Changes {
     pub identity: bool,
     /// The hostname would be set, from what it is now.
     pub hostname: Option<String>,
+    /// The node IP would be put on an interface: `eth0 172.16.36.1/24`.
+    pub address: Option<String>,
     /// Files to fetch.
     pub artifacts: Vec<String>,
     /// Files to write.
@@ -26,6 +28,15 @@ pub struct Changes {
     pub links: Vec<String>,
     /// Files to remove.
     pub removals: Vec<String>,
+    /// Files of an old life that go to quarantine, each with its new place.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub leaves: Vec<String>,
+    /// Datastores to move aside.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub quarantines: Vec<String>,
+    /// Files of k3s to put back.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub restores: Vec<String>,
     /// Units to act on.
     pub units: Vec<UnitChange>,
     /// Restarts that are due and wait for the room's Lease.
@@ -61,13 +72,30 @@ impl Changes {
     /// is not this pass that will do it.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        let Self { identity, hostname, artifacts, files, links, removals, units, pending: _ } = self;
+        let Self {
+            identity,
+            hostname,
+            address,
+            artifacts,
+            files,
+            links,
+            removals,
+            leaves,
+            quarantines,
+            restores,
+            units,
+            pending: _,
+        } = self;
         !identity
             && hostname.is_none()
+            && address.is_none()
             && artifacts.is_empty()
             && files.is_empty()
             && links.is_empty()
             && removals.is_empty()
+            && leaves.is_empty()
+            && quarantines.is_empty()
+            && restores.is_empty()
             && units.is_empty()
     }
 }
@@ -79,6 +107,7 @@ pub fn changes(plan: &Plan, facts: &HostFacts) -> Changes {
     Changes {
         identity: plan.identity.is_some() && plan.identity.as_ref() != pinned(facts),
         hostname: hostname_change(plan, facts),
+        address: address_change(plan, facts),
         artifacts: plan.artifacts.iter().map(|artifact| artifact.title.clone()).collect(),
         files: plan
             .files
@@ -92,9 +121,20 @@ pub fn changes(plan: &Plan, facts: &HostFacts) -> Changes {
             .map(|link| format!("{} -> {}", link.path, link.target))
             .collect(),
         removals: plan.removals.iter().map(|removal| removal.path.clone()).collect(),
+        leaves: leaves(plan),
+        quarantines: plan.quarantines.iter().map(|item| item.path.clone()).collect(),
+        restores: plan.restores.iter().map(|item| item.path.clone()).collect(),
         units: plan.units.iter().flat_map(|unit| unit_changes(unit, facts)).collect(),
         pending: plan.units.iter().filter_map(pending).collect(),
     }
+}
+
+fn leaves(plan: &Plan) -> Vec<String> {
+    let moved = |retirement: &PlannedRetirement| {
+        let number = retirement.number;
+        retirement.paths.iter().map(move |path| format!("{path} -> {path}.quarantine-{number}")).collect()
+    };
+    plan.retirement.as_ref().map(moved).unwrap_or_default()
 }
 
 fn hostname_change(plan: &Plan, facts: &HostFacts) -> Option<String> {
@@ -104,6 +144,12 @@ fn hostname_change(plan: &Plan, facts: &HostFacts) -> Option<String> {
     let fixed = names.static_name.known().and_then(Option::as_ref);
     let right = kernel == wanted && fixed == Some(wanted);
     (!right).then(|| format!("{kernel} -> {wanted}"))
+}
+
+fn address_change(plan: &Plan, facts: &HostFacts) -> Option<String> {
+    let planned = plan.address.as_ref()?;
+    let absent = facts.network.holder(planned.cidr.address).is_none();
+    absent.then(|| format!("{} {}", planned.interface, planned.cidr))
 }
 
 fn file_change(planned: &PlannedFile, now: Option<&FileFact>) -> Option<FileChange> {

@@ -95,6 +95,42 @@ pub struct PlannedRemoval {
     pub reason: String,
 }
 
+/// Something of k3s that must be out of its way before k3s starts: it is moved
+/// beside its place, nothing is deleted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PlannedQuarantine {
+    /// Absolute path below the root.
+    pub path: String,
+    /// Unit that must be down while it is moved.
+    pub needs_stopped: String,
+    /// Why it goes.
+    pub reason: String,
+}
+
+/// A file of k3s that is put back, because it is missing or empty.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PlannedRestore {
+    /// Absolute path below the root.
+    pub path: String,
+    /// Where its content is.
+    pub from: RestoreFrom,
+    /// Unit that must be down while it is written; none when it reads the file
+    /// at its start only.
+    pub needs_stopped: Option<String>,
+    /// Why it must be there.
+    pub reason: String,
+}
+
+/// Where the content of a [`PlannedRestore`] is; its mode is 0600.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RestoreFrom {
+    /// A copy of ours at this path.
+    Copy(String),
+    /// This text, which is no secret.
+    Text(String),
+}
+
 /// A file by digest that must be in the store before the commit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PlannedArtifact {

@@ -6,7 +6,7 @@
 
 use super::item::{PlannedFile, Wanted};
 use super::refusal::Refusal;
-use super::{Inputs, Plan, keys, rules, units};
+use super::{Inputs, Plan, forks, keys, retire, rules, units};
 use crate::facts::k3s_config::Effective;
 use crate::paths;
 use crate::role::Role;
@@ -23,7 +23,7 @@ impl CheckedPlan {
 }
 
 /// Directories below which a plan may write.
-const PLACES: [&str; 10] = [
+const PLACES: [&str; 13] = [
     "/var/lib/edge-bootstrap/",
     "/etc/rancher/k3s/",
     "/etc/systemd/system/",
@@ -33,6 +33,9 @@ const PLACES: [&str; 10] = [
     "/etc/hosts",
     "/etc/sysctl.d/90-edge-bootstrap.conf",
     "/etc/modules-load.d/edge-bootstrap.conf",
+    paths::CLOUD_INIT,
+    paths::NETWORK_MANAGER,
+    paths::DHCLIENT,
     "/usr/local/bin/",
 ];
 
@@ -41,11 +44,18 @@ const PLACES: [&str; 10] = [
 /// # Errors
 /// Every broken invariant at once.
 pub fn check(plan: Plan, inputs: Inputs<'_>) -> Result<CheckedPlan, Vec<Refusal>> {
+    // A leave is done before the rest of its plan: that is for the host after it.
+    let left = inputs.assignment.duty.as_ref().filter(|_| plan.retirement.is_some());
+    let after = left.map(|duty| retire::facts_after(inputs, duty));
+    let inputs = Inputs { facts: after.as_ref().unwrap_or(inputs.facts), ..inputs };
     let mut broken = places(&plan);
+    broken.extend(leave_is_bounded(&plan));
     broken.extend(secrets(&plan, inputs));
     broken.extend(one_role(&plan));
     broken.extend(commit_last(&plan));
     broken.extend(configuration(&plan, inputs));
+    broken.extend(no_fork(&plan, inputs));
+    broken.extend(mending(&plan));
     if broken.is_empty() { Ok(CheckedPlan(plan)) } else { Err(broken) }
 }
 
@@ -60,6 +70,12 @@ fn is_ours(path: &str) -> bool {
     let inside =
         PLACES.iter().any(|place| path == *place || (place.ends_with('/') && path.starts_with(place)));
     inside && !path.split('/').any(|part| part == ".." || part == ".") && !path.contains(['\0', '\n'])
+}
+
+/// A leave touches k3s's own files of one life, and nothing else.
+fn leave_is_bounded(plan: &Plan) -> Option<Refusal> {
+    let mut paths = plan.retirement.iter().flat_map(|retirement| &retirement.paths);
+    paths.find(|path| !retire::belongs_to_a_cluster(path)).map(|path| outside(path))
 }
 
 fn outside(path: &str) -> Refusal {
@@ -176,6 +192,50 @@ fn guarded(inputs: Inputs<'_>) -> Option<Refusal> {
             "remove that key there",
         )
     })
+}
+
+/// What the gate would say of the planned configuration, on the datastore as the
+/// plan leaves it.
+fn no_fork(plan: &Plan, inputs: Inputs<'_>) -> Option<Refusal> {
+    let (identity, generation) = (plan.identity.as_ref()?, plan.generation.as_ref()?);
+    if guarded(inputs).is_some() {
+        return None;
+    }
+    let config = with_paths(&generation.effective, plan.files.last());
+    let unit = units::of_role(identity.role);
+    let overrides = inputs.facts.runtime.k3s.overrides.known().into_iter().flatten();
+    let overrides: Vec<_> = overrides.filter(|over| over.unit == unit).cloned().collect();
+    let whole = forks::with_overrides(&config, &overrides);
+    let refused = |effective: &Effective| match identity.role {
+        Role::Server => server_refused(plan, inputs, effective),
+        _ => forks::agent_has_server(effective),
+    };
+    forks::override_breaks(&config, &overrides, identity)
+        .or_else(|| Some(forks::blamed(refused(&whole)?, refused(&config).as_ref(), &overrides)))
+}
+
+fn server_refused(plan: &Plan, inputs: Inputs<'_>, effective: &Effective) -> Option<Refusal> {
+    let mut datastore = forks::Datastore::of(inputs.facts);
+    if plan.quarantines.iter().any(|item| item.path == paths::K3S_ETCD) {
+        datastore = forks::Datastore { present: Some(false), ..forks::Datastore::default() };
+    }
+    if plan.restores.iter().any(|item| item.path == paths::K3S_ETCD_NAME) {
+        datastore.name = None;
+    }
+    let has_token = rules::token_is_named(effective).is_none();
+    let (identity, has_lease) = (plan.identity.as_ref(), inputs.confirmed);
+    // The gate looks into the token's file.
+    let is_pinned = true;
+    forks::Server { identity, effective, datastore: &datastore, has_token, is_pinned, has_lease }.refused()
+}
+
+/// Only the datastore is moved aside, only two files are put back (invariant 7).
+fn mending(plan: &Plan) -> Option<Refusal> {
+    let moved = plan.quarantines.iter().map(|item| &item.path).filter(|path| *path != paths::K3S_ETCD);
+    let places = [paths::K3S_ETCD_NAME, paths::NODE_PASSWORD];
+    let put_back =
+        plan.restores.iter().map(|item| &item.path).filter(|path| !places.contains(&path.as_str()));
+    moved.chain(put_back).next().map(|path| outside(path))
 }
 
 fn unreadable(inputs: Inputs<'_>) -> Option<Refusal> {

@@ -4,33 +4,47 @@
 //! randomness; the same inputs give the same plan, so that what `plan` prints
 //! is what `apply` does. Nothing outside this module chooses by role.
 
+pub mod absence;
+pub mod address;
+pub mod cidrs;
 pub mod config;
+pub mod conflict;
 pub mod containerd;
 pub mod diff;
+pub mod fingerprint;
+pub mod forks;
 pub mod hosts;
 pub mod item;
 pub mod keys;
 pub mod lint;
+mod members;
 pub mod node;
 pub mod refusal;
 pub mod restart;
+pub mod retire;
 pub mod rules;
+pub mod suspects;
+pub mod time;
 pub mod units;
+pub mod writers;
 pub mod yaml;
 
 use std::net::IpAddr;
 
 use serde_json::json;
 
+pub use address::PlannedAddress;
 pub use item::{
-    PlannedArtifact, PlannedFile, PlannedGeneration, PlannedHostname, PlannedLink, PlannedRemoval,
-    PlannedUnit, Sensitivity, Wanted,
+    PlannedArtifact, PlannedFile, PlannedGeneration, PlannedHostname, PlannedLink, PlannedQuarantine,
+    PlannedRemoval, PlannedRestore, PlannedUnit, RestoreFrom, Sensitivity, Wanted,
 };
 pub use lint::{CheckedPlan, check};
 pub use refusal::{Refusal, WaitingOn};
+pub use retire::PlannedRetirement;
 
-use crate::facts::runtime::{Fingerprint, PinnedIdentity};
-use crate::facts::{Fact, HostFacts};
+use crate::facts::HostFacts;
+use crate::facts::network::{Cidr, InterfaceChoice};
+use crate::facts::runtime::PinnedIdentity;
 use crate::paths;
 use crate::role::{Assignment, Duty, Role, Snapshotter};
 use crate::wire::secret::sha256_hex;
@@ -46,6 +60,12 @@ pub struct Local {
     pub allow_keys: Vec<String>,
     /// Snapshotter that the settings ask for.
     pub snapshotter: Option<Snapshotter>,
+    /// Whether the agent puts the node IP on its interface at each boot.
+    pub manage_ip: bool,
+    /// The interface for that, where the settings name one.
+    pub interface: Option<InterfaceChoice>,
+    /// Networks of which one is the node IP's.
+    pub networks: Vec<Cidr>,
 }
 
 /// Everything that a plan depends on.
@@ -67,12 +87,16 @@ pub struct Inputs<'a> {
 #[must_use = "a plan that nobody checks changes nothing"]
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Plan {
+    /// An old life that is left before anything else is done.
+    pub retirement: Option<PlannedRetirement>,
     /// Identity to pin before anything starts; `None` for role `none`.
     pub identity: Option<PinnedIdentity>,
     /// Generation directory; `None` for role `none`.
     pub generation: Option<PlannedGeneration>,
     /// Hostname to keep; `None` leaves it alone.
     pub hostname: Option<PlannedHostname>,
+    /// Address to keep on an interface; `None` leaves addresses to others.
+    pub address: Option<PlannedAddress>,
     /// Files by digest, fetched before anything is written.
     pub artifacts: Vec<PlannedArtifact>,
     /// Files in the order of writing; the commit point is the last one.
@@ -83,6 +107,10 @@ pub struct Plan {
     pub removals: Vec<PlannedRemoval>,
     /// Units in order.
     pub units: Vec<PlannedUnit>,
+    /// What is moved out of k3s's way, before anything is written.
+    pub quarantines: Vec<PlannedQuarantine>,
+    /// Files of k3s that are put back, after that.
+    pub restores: Vec<PlannedRestore>,
     /// What a reader should know, and does not stop anything.
     pub notes: Vec<String>,
 }
@@ -102,10 +130,21 @@ impl Plan {
 /// [`WaitingOn`] when something outside must happen first, or when the
 /// assignment cannot be followed without breaking an invariant.
 pub fn plan(inputs: Inputs<'_>) -> Result<Plan, WaitingOn> {
+    rules::hardware_fits(inputs.facts)?;
     match &inputs.assignment.duty {
         None => idle(inputs),
-        Some(duty) => node_plan(inputs, duty),
+        Some(duty) => match retire::decide(inputs, duty) {
+            Some(retirement) => after_leaving(inputs, duty, retirement),
+            None => node_plan(inputs, duty),
+        },
     }
+}
+
+/// The plan of a new life, as on a host that has nothing of the old one.
+fn after_leaving(inputs: Inputs<'_>, duty: &Duty, retirement: PlannedRetirement) -> Result<Plan, WaitingOn> {
+    let facts = retire::facts_after(inputs, duty);
+    let plan = node_plan(Inputs { facts: &facts, ..inputs }, duty)?;
+    Ok(Plan { retirement: Some(retirement), ..plan })
 }
 
 /// Role `none`: stay claimed, run nothing.
@@ -116,7 +155,7 @@ fn idle(inputs: Inputs<'_>) -> Result<Plan, WaitingOn> {
     }
     let units = [units::K3S, units::K3S_AGENT]
         .map(|name| units::stopped(name, "the assignment gives this host no role"));
-    Ok(Plan { units: units.into(), ..Plan::default() })
+    Ok(Plan { units: units.into(), removals: writers::removals(inputs), ..Plan::default() })
 }
 
 fn node_plan(inputs: Inputs<'_>, duty: &Duty) -> Result<Plan, WaitingOn> {
@@ -128,16 +167,21 @@ fn node_plan(inputs: Inputs<'_>, duty: &Duty) -> Result<Plan, WaitingOn> {
     let mut files = node::files(inputs, duty);
     files.extend(containerd::files(duty, &runtime));
     files.extend(units::files(duty, &runtime));
+    files.extend(writers::files(inputs));
     let identity = identity(inputs, duty, start);
     let generation = generation(inputs, &rendered, &files);
     files.extend(rendered.side_files(&generation));
     files.push(rendered.commit_file(&generation));
     let units = restart::units(inputs, duty, &files, &generation, artifact.binary());
     Ok(Plan {
+        retirement: None,
         hostname: hostname(inputs, duty),
+        address: address::decide(inputs, duty)?,
         artifacts: artifact.wanted().into_iter().collect(),
         links: node::links(&artifact, inputs),
         removals: removals(inputs, duty),
+        quarantines: members::quarantines(inputs, duty),
+        restores: members::restores(inputs, duty),
         notes: notes(inputs, duty, &runtime),
         identity: Some(identity),
         generation: Some(generation),
@@ -149,6 +193,7 @@ fn node_plan(inputs: Inputs<'_>, duty: &Duty) -> Result<Plan, WaitingOn> {
 fn removals(inputs: Inputs<'_>, duty: &Duty) -> Vec<PlannedRemoval> {
     let mut removals = units::removals(inputs, duty);
     removals.extend(containerd::removals(inputs, duty));
+    removals.extend(writers::removals(inputs));
     removals
 }
 
@@ -182,43 +227,13 @@ fn identity(inputs: Inputs<'_>, duty: &Duty, start: config::Start) -> PinnedIden
             config::Start::Init => Some(duty.cluster.epoch),
             _ => same_epoch.and_then(|before| before.init_started),
         },
-        fingerprint: before.map_or_else(|| fingerprint(inputs.facts), |before| before.fingerprint.clone()),
+        fingerprint: before
+            .map_or_else(|| fingerprint::of(inputs.facts), |before| before.fingerprint.clone()),
         joined: same_epoch.and_then(|before| before.joined.clone()),
         highest_epoch: before.map_or(0, |before| before.highest_epoch).max(duty.cluster.epoch),
         nic: before.and_then(|before| before.nic.clone()),
         retiring: None,
     }
-}
-
-/// Hardware facts in classes, sorted; what is unknown does not count.
-#[must_use]
-pub fn fingerprint(facts: &HostFacts) -> Fingerprint {
-    let board = &facts.identity.board;
-    let mut prints = Fingerprint {
-        uuid: board.uuid.known().cloned(),
-        board: known([&board.product_serial, &board.board_serial, &board.chassis_serial]),
-        nics: facts
-            .network
-            .interfaces
-            .known()
-            .map(|nics| known(nics.iter().map(|nic| &nic.permanent_mac)))
-            .unwrap_or_default(),
-        disks: facts
-            .hardware
-            .disks
-            .known()
-            .map(|disks| known(disks.iter().map(|disk| &disk.serial)))
-            .unwrap_or_default(),
-    };
-    for class in [&mut prints.nics, &mut prints.disks] {
-        class.sort();
-        class.dedup();
-    }
-    prints
-}
-
-fn known<'a>(facts: impl IntoIterator<Item = &'a Fact<String>>) -> Vec<String> {
-    facts.into_iter().filter_map(|fact| fact.known().cloned()).collect()
 }
 
 /// A new number is taken only when something that it holds is different.
@@ -256,13 +271,17 @@ fn notes(inputs: Inputs<'_>, duty: &Duty, runtime: &containerd::Decision) -> Vec
 pub fn to_json(plan: &Plan) -> serde_json::Value {
     json!({
         "schema": 1,
+        "retirement": plan.retirement,
         "identity": plan.identity,
         "generation": plan.generation,
         "hostname": plan.hostname.as_ref().map(|hostname| &hostname.name),
+        "address": plan.address,
         "artifacts": plan.artifacts,
         "files": plan.files.iter().map(file_json).collect::<Vec<_>>(),
         "links": plan.links,
         "removals": plan.removals,
+        "quarantines": plan.quarantines,
+        "restores": plan.restores,
         "units": plan.units,
         "notes": plan.notes,
     })

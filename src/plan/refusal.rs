@@ -84,7 +84,9 @@ impl WaitingOn {
     pub fn holds_k3s(&self) -> bool {
         match self {
             Self::InitLease => true,
-            Self::Refused(refusal) => refusal.code.starts_with("EB-datastore-"),
+            Self::Refused(refusal) => {
+                refusal.code == "EB-copied-disk" || refusal.code.starts_with("EB-datastore-")
+            }
             _ => false,
         }
     }

@@ -4,16 +4,25 @@
 //! pinned identity, may this unit run, do networks collide. Pure; each rule
 //! says what it saw and what to do.
 
-use std::net::IpAddr;
-
+use super::cidrs::{self, Pair};
 use super::keys;
 use super::refusal::Refusal;
-use super::{Inputs, pinned, units};
+use super::{Inputs, absence, fingerprint, pinned, retire, units};
 use crate::facts::HostFacts;
 use crate::facts::k3s_config::Effective;
-use crate::facts::network::Cidr;
+use crate::facts::network::{Cidr, Interface};
 use crate::facts::runtime::PinnedIdentity;
 use crate::role::{Duty, Role};
+
+/// The machine is the one on which the identity was pinned (invariant 3); before
+/// this is known, nothing of the original may be taken up.
+///
+/// # Errors
+/// `EB-copied-disk`.
+pub fn hardware_fits(facts: &HostFacts) -> Result<(), Refusal> {
+    let refusal = pinned(facts).and_then(|pinned| fingerprint::fits(&fingerprint::of(facts), pinned));
+    refusal.map_or(Ok(()), Err)
+}
 
 /// What must hold before anything is rendered.
 pub(super) fn before_planning(inputs: Inputs<'_>, duty: &Duty) -> Result<(), Refusal> {
@@ -21,17 +30,16 @@ pub(super) fn before_planning(inputs: Inputs<'_>, duty: &Duty) -> Result<(), Ref
         keeps_identity(inputs, duty),
         datastore_is_of_this_epoch(inputs, duty),
         local_ip_agrees(inputs, duty),
-        cidrs_are_free(inputs.facts, duty),
+        cidrs_are_free(inputs, duty),
     ];
     refusals.into_iter().flatten().next().map_or(Ok(()), Err)
 }
 
-/// Once joined, name, IP, site, cluster and role stay (invariant 12).
-fn keeps_identity(inputs: Inputs<'_>, duty: &Duty) -> Option<Refusal> {
-    let pinned = pinned(inputs.facts).filter(|pinned| pinned.joined.is_some())?;
+/// What of a pinned identity the assignment has otherwise, for people.
+pub(super) fn identity_changes(inputs: Inputs<'_>, duty: &Duty, pinned: &PinnedIdentity) -> Vec<String> {
     let site = inputs.assignment.site.to_string();
     let (role, new_role) = (pinned.role.to_string(), duty.role.to_string());
-    let changes = [
+    [
         ("node name", pinned.node_name.as_str(), duty.node.name.as_str()),
         ("node IP", &pinned.node_ip.to_string(), &duty.node.ip.to_string()),
         ("site", &pinned.site, &site),
@@ -41,7 +49,13 @@ fn keeps_identity(inputs: Inputs<'_>, duty: &Duty) -> Option<Refusal> {
     .into_iter()
     .filter(|(_, old, new)| old != new)
     .map(|(what, old, new)| format!("{what} {old} to {new}"))
-    .collect::<Vec<_>>();
+    .collect()
+}
+
+/// Once joined, name, IP, site, cluster and role stay (invariant 12).
+fn keeps_identity(inputs: Inputs<'_>, duty: &Duty) -> Option<Refusal> {
+    let pinned = pinned(inputs.facts).filter(|pinned| pinned.joined.is_some())?;
+    let changes = identity_changes(inputs, duty, pinned);
     (!changes.is_empty()).then(|| {
         Refusal::new(
             "EB-identity-change",
@@ -68,7 +82,9 @@ fn datastore_is_of_this_epoch(inputs: Inputs<'_>, duty: &Duty) -> Option<Refusal
 fn local_ip_agrees(inputs: Inputs<'_>, duty: &Duty) -> Option<Refusal> {
     let local = inputs.local.ip.filter(|local| *local != duty.node.ip)?;
     let joined = pinned(inputs.facts).is_some_and(|pinned| pinned.joined.is_some());
-    (!joined).then(|| {
+    // A host that was moved is where its assignment says.
+    let moved = duty.cluster.rejoin || retire::has_left(inputs.facts);
+    (!joined && !moved).then(|| {
         Refusal::new(
             "EB-ip-disagrees",
             format!("the assignment gives this host {}, its own configuration says {local}", duty.node.ip),
@@ -78,38 +94,52 @@ fn local_ip_agrees(inputs: Inputs<'_>, duty: &Duty) -> Option<Refusal> {
 }
 
 /// Cluster networks collide with no route or address of the host (invariant 6).
+/// The refusal names a pair that is free.
 #[must_use]
-pub fn cidrs_are_free(facts: &HostFacts, duty: &Duty) -> Option<Refusal> {
+pub fn cidrs_are_free(inputs: Inputs<'_>, duty: &Duty) -> Option<Refusal> {
+    let facts = inputs.facts;
     let running = facts.runtime.k3s.has_datastore.known() == Some(&true);
     if running || pinned(facts).is_some_and(|pinned| pinned.joined.is_some()) {
         return None;
     }
     let cluster = &duty.cluster;
-    [("cluster_cidr", &cluster.cluster_cidr), ("service_cidr", &cluster.service_cidr)]
+    let reason = [("cluster_cidr", &cluster.cluster_cidr), ("service_cidr", &cluster.service_cidr)]
         .into_iter()
-        .find_map(|(what, text)| collision(facts, what, text).or_else(|| holds_the_node(duty, what, text)))
-        .or_else(|| overlap(&cluster.cluster_cidr, &cluster.service_cidr))
+        .find_map(|(what, text)| {
+            collision(facts, what, text).or_else(|| holds_a_node(inputs, duty, (what, text)))
+        })
+        .or_else(|| overlap(&cluster.cluster_cidr, &cluster.service_cidr))?;
+    let next =
+        format!("choose another network for the site before its first start{}", free_pair(inputs, duty));
+    Some(Refusal::new("EB-cidr-collision", reason, next))
 }
 
-/// The node's own address, which need not be on an interface yet.
-fn holds_the_node(duty: &Duty, what: &str, text: &str) -> Option<Refusal> {
+/// Addresses of nodes, which need not be on an interface here.
+fn holds_a_node(inputs: Inputs<'_>, duty: &Duty, (what, text): (&str, &str)) -> Option<String> {
     let cidr: Cidr = text.parse().ok()?;
-    cidr.contains(duty.node.ip)
-        .then(|| cidr_refused(format!("{what} {text} holds the node IP {}", duty.node.ip)))
+    if cidr.contains(duty.node.ip) {
+        return Some(format!("{what} {text} holds the node IP {}", duty.node.ip));
+    }
+    let other = inputs.assignment.room.iter().find(|host| cidr.contains(host.ip))?;
+    Some(format!("{what} {text} holds {}, the address of {} in this room", other.ip, other.name))
 }
 
-fn overlap(pods: &str, services: &str) -> Option<Refusal> {
+fn overlap(pods: &str, services: &str) -> Option<String> {
     let both: (Cidr, Cidr) = (pods.parse().ok()?, services.parse().ok()?);
-    both.0
-        .overlaps(&both.1)
-        .then(|| cidr_refused(format!("cluster_cidr {pods} and service_cidr {services} overlap")))
+    both.0.overlaps(&both.1).then(|| format!("cluster_cidr {pods} and service_cidr {services} overlap"))
 }
 
-fn cidr_refused(reason: String) -> Refusal {
-    Refusal::new("EB-cidr-collision", reason, "choose another network for the site before its first start")
+fn free_pair(inputs: Inputs<'_>, duty: &Duty) -> String {
+    let cluster = &duty.cluster;
+    let wanted = cluster.cluster_cidr.parse().ok().zip(cluster.service_cidr.parse().ok());
+    let taken = cidrs::taken(inputs.facts, inputs.assignment, duty);
+    let pair = wanted.and_then(|(pods, services)| cidrs::proposal(Pair { pods, services }, &taken));
+    pair.map_or_else(String::new, |Pair { pods, services }| {
+        format!("; free here are cluster_cidr {pods} and service_cidr {services}")
+    })
 }
 
-fn collision(facts: &HostFacts, what: &str, text: &str) -> Option<Refusal> {
+fn collision(facts: &HostFacts, what: &str, text: &str) -> Option<String> {
     let cidr: Cidr = text.parse().ok()?;
     let nics = facts.network.interfaces.known().into_iter().flatten();
     let addresses =
@@ -119,7 +149,7 @@ fn collision(facts: &HostFacts, what: &str, text: &str) -> Option<Refusal> {
         .filter(|route| route.destination.prefix > 0)
         .map(|route| (route.destination, route.interface.clone()));
     let (taken, interface) = addresses.chain(routes).find(|(taken, _)| taken.overlaps(&cidr))?;
-    Some(cidr_refused(format!("{what} {text} collides with {taken} on {interface}")))
+    Some(format!("{what} {text} collides with {taken} on {interface}"))
 }
 
 /// The configuration carries the pinned name and address (invariant 1).
@@ -166,16 +196,15 @@ pub fn hostname_fits(hostname: &str, identity: &PinnedIdentity) -> Option<Refusa
     })
 }
 
-/// The node IP is on this host (invariant 2).
+/// The node IP is on this host (invariant 2); else why it is not.
 #[must_use]
-pub fn address_fits(addresses: &[IpAddr], identity: &PinnedIdentity) -> Option<Refusal> {
-    (!addresses.contains(&identity.node_ip)).then(|| {
-        Refusal::new(
-            "EB-ip-absent",
-            format!("node IP {} is on no interface of this host", identity.node_ip),
-            "check cable and network configuration; k3s starts by itself when the address is there",
-        )
-    })
+pub fn address_fits(interfaces: &[Interface], identity: &PinnedIdentity) -> Option<Refusal> {
+    let cause = absence::cause(interfaces, identity.nic.as_ref(), identity.node_ip)?;
+    Some(Refusal::new(
+        "EB-ip-absent",
+        format!("node IP {} is on no interface of this host: {cause}", identity.node_ip),
+        "check cable and network configuration; k3s starts by itself when the address is there",
+    ))
 }
 
 /// `server` needs a token: without one k3s starts a private cluster (k3s: pkg/cluster/managed.go).

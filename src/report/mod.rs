@@ -23,7 +23,9 @@ use crate::facts::runtime::PinnedIdentity;
 use crate::paths::{CLAIM, METRICS, RUN_DIR, STATUS};
 use crate::sys::root::FileError;
 use crate::sys::{Change, Root, atomic, clock, notify};
-use crate::wire::report::{Report, ReportedClock, ReportedCluster, ReportedFinding, ReportedSnapshot};
+use crate::wire::report::{
+    Report, ReportedClock, ReportedCluster, ReportedFinding, ReportedNode, ReportedSnapshot,
+};
 
 /// The status could not be told or read.
 #[derive(Debug, Error)]
@@ -129,6 +131,7 @@ pub fn report(status: &Status, evidence: Evidence<'_>, sequence: u64) -> Report 
         phase: status.phase.to_string(),
         verdict: status.verdict().to_string(),
         findings: findings(status),
+        node: evidence.identity.map(node),
         cluster: cluster(evidence),
         versions: status.versions.clone(),
         facts_digest: facts.digest(),
@@ -151,15 +154,34 @@ fn findings(status: &Status) -> Vec<ReportedFinding> {
         .collect()
 }
 
+fn node(identity: &PinnedIdentity) -> ReportedNode {
+    let PinnedIdentity { node_name, node_ip, site, cluster, .. } = identity.clone();
+    ReportedNode { name: node_name, ip: node_ip, site, cluster }
+}
+
 /// Only what was pinned after a READY: a CA that merely lies on disk may be
 /// that of a start which never came up.
 fn cluster(evidence: Evidence<'_>) -> ReportedCluster {
+    // A life that is being left says nothing any more.
+    let evidence = Evidence { identity: evidence.identity.filter(|it| it.retiring.is_none()), ..evidence };
     let joined = evidence.identity.and_then(|identity| identity.joined.as_ref());
     ReportedCluster {
         ca_hash: joined.and_then(|joined| joined.ca_hash.clone()),
         etcd_member: joined.and_then(|joined| joined.etcd_member.clone()),
         init_started: evidence.identity.and_then(|identity| identity.init_started),
+        init_unknown: cannot_tell_its_start(evidence),
         snapshots: evidence.snapshots.to_vec(),
+    }
+}
+
+/// Whether "nothing was started" would be a guess: a lease that is given back on
+/// a guess forks the cluster.
+fn cannot_tell_its_start(evidence: Evidence<'_>) -> bool {
+    let runtime = &evidence.facts.runtime;
+    let may_have_datastore = runtime.k3s.has_datastore.known() != Some(&false);
+    match evidence.identity {
+        Some(identity) => may_have_datastore && identity.init_started.is_none() && identity.joined.is_none(),
+        None => may_have_datastore || runtime.identity.known().is_none(),
     }
 }
 

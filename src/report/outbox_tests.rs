@@ -14,6 +14,7 @@ fn report(sequence: u64) -> Report {
         phase: "steady".to_owned(),
         verdict: "healthy".to_owned(),
         findings: Vec::new(),
+        node: None,
         cluster: ReportedCluster::default(),
         versions: Default::default(),
         facts_digest: String::new(),

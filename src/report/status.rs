@@ -60,6 +60,12 @@ pub struct Status {
     /// Who stopped all changes.
     #[serde(default)]
     pub paused: Option<Paused>,
+    /// Refusals of the gate that a person lets pass.
+    #[serde(default)]
+    pub allowed: Vec<Allowed>,
+    /// Starts that the gate refused last.
+    #[serde(default)]
+    pub refused: Vec<RefusedStart>,
     /// Units that a person stopped and that therefore stay so.
     #[serde(default)]
     pub left_alone: Vec<LeftAlone>,
@@ -77,6 +83,14 @@ pub struct Status {
     pub versions: BTreeMap<String, String>,
     /// The daemon itself.
     pub agent: Agent,
+    /// Whether the daemon's process lives; otherwise this is what it said last,
+    /// or what was read from disk.
+    #[serde(default = "yes")]
+    pub running: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// Name and address of the node.
@@ -131,6 +145,46 @@ pub struct Paused {
     pub by: String,
     /// Why, in that person's words.
     pub reason: String,
+}
+
+/// A refusal of the gate that a person lets pass.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Allowed {
+    /// `EB-…`.
+    pub code: String,
+    /// Until when.
+    pub until: String,
+    /// Who, as the login name that is known.
+    pub by: String,
+    /// Why, in that person's words.
+    pub reason: String,
+    /// How many starts it let go in this boot.
+    #[serde(default)]
+    pub used: u64,
+    /// When it last let one go; absent when it did not in this boot.
+    #[serde(default)]
+    pub last_used: Option<String>,
+}
+
+/// A start that the gate refused, in this boot, with no start let go since.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedStart {
+    /// Unit name.
+    pub unit: String,
+    /// `EB-…`.
+    pub code: String,
+    /// What was seen.
+    pub reason: String,
+    /// What to do.
+    pub next: String,
+    /// How often it was refused for this.
+    pub count: u64,
+    /// When the journal was told last.
+    pub told_at: String,
+    /// When it was refused last.
+    pub last_at: String,
+    /// The command with which a person lets it pass.
+    pub allow: String,
 }
 
 /// A unit that a person stopped, disabled or masked.
@@ -234,12 +288,15 @@ impl Status {
             waiting_on: None,
             hold: None,
             paused: None,
+            allowed: Vec::new(),
+            refused: Vec::new(),
             left_alone: Vec::new(),
             pending_restarts: Vec::new(),
             findings: Vec::new(),
             units: BTreeMap::new(),
             versions: BTreeMap::new(),
             agent,
+            running: true,
         }
     }
 
@@ -251,10 +308,11 @@ impl Status {
         }
     }
 
-    /// 0 when steady, else 1 (DESIGN 5).
+    /// 0 when steady, else 1 (DESIGN 5). What a dead daemon said last is no
+    /// promise.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
-        u8::from(self.phase != Phase::Steady)
+        u8::from(self.phase != Phase::Steady || !self.running)
     }
 
     /// The host in one word. What nobody has looked at yet is `unknown`, never healthy.
@@ -264,7 +322,7 @@ impl Status {
         match &self.phase {
             Phase::Failed => Verdict::Failed,
             _ if found(FindingStatus::Fail) => Verdict::Failed,
-            Phase::Degraded | Phase::Held => Verdict::Degraded,
+            Phase::Degraded | Phase::Held | Phase::Quarantined => Verdict::Degraded,
             _ if found(FindingStatus::Warn) => Verdict::Degraded,
             Phase::Steady => Verdict::Healthy,
             _ => Verdict::Unknown,

@@ -159,6 +159,8 @@ fn a_report_tells_only_what_is_pinned_and_what_is_not_ok() {
     let mut facts = HostFacts::default();
     facts.runtime.k3s.ca_hash = crate::facts::Fact::Known(Some("a".repeat(64)));
     facts.system.time.now = crate::facts::Fact::Known(60);
+    facts.runtime.identity = crate::facts::Fact::Known(None);
+    facts.runtime.k3s.has_datastore = crate::facts::Fact::Known(false);
     let mut status = status();
     status.generation = 7;
     status.findings = [FindingStatus::Ok, FindingStatus::Skipped, FindingStatus::Unknown].map(finding).into();
@@ -168,4 +170,50 @@ fn a_report_tells_only_what_is_pinned_and_what_is_not_ok() {
     assert_eq!(sent.findings.len(), 1);
     assert_eq!(sent.clock.time.as_deref(), Some("1970-01-01T00:01:00Z"));
     assert_eq!(sent.facts_digest, facts.digest());
+}
+
+#[test]
+fn a_host_that_cannot_tell_whether_it_started_says_so() {
+    use crate::facts::Fact;
+    let pinned = |init_started: Option<u64>| -> PinnedIdentity {
+        let text = serde_json::json!({
+            "node_id": null, "site": "s", "cluster": "s", "role": "server", "node_name": "n",
+            "node_ip": "172.16.36.1", "manage_hostname": true, "epoch": 1, "init_started": init_started,
+        });
+        serde_json::from_value(text).unwrap()
+    };
+    let unknown = |identity: Fact<Option<PinnedIdentity>>, datastore| {
+        let mut facts = HostFacts::default();
+        facts.runtime.identity = identity;
+        facts.runtime.k3s.has_datastore = datastore;
+        let identity = crate::plan::pinned(&facts);
+        report(&status(), Evidence { facts: &facts, identity, snapshots: &[] }, 1).cluster.init_unknown
+    };
+    assert!(!unknown(Fact::Known(None), Fact::Known(false)), "a bare host knows that it never did");
+    assert!(!unknown(Fact::Known(Some(pinned(None))), Fact::Known(false)));
+    assert!(!unknown(Fact::Known(Some(pinned(Some(1)))), Fact::Known(true)), "it says so");
+    assert!(unknown(Fact::default(), Fact::Known(false)), "the record is damaged");
+    assert!(unknown(Fact::Known(None), Fact::Known(true)), "somebody made the datastore");
+    assert!(unknown(Fact::Known(Some(pinned(None))), Fact::Known(true)), "an older copy of the record");
+    assert!(unknown(Fact::Known(Some(pinned(None))), Fact::default()));
+}
+
+#[test]
+fn a_life_that_is_being_left_says_nothing_of_its_cluster_any_more() {
+    let told = |retiring: serde_json::Value| {
+        let text = serde_json::json!({
+            "node_id": null, "site": "old", "cluster": "old", "role": "server", "node_name": "n",
+            "node_ip": "172.16.36.1", "manage_hostname": true, "epoch": 1, "init_started": 1,
+            "joined": {"ca_hash": "ab", "etcd_member": "n-1"}, "retiring": retiring,
+        });
+        let mut facts = HostFacts::default();
+        facts.runtime.identity = crate::facts::Fact::Known(Some(serde_json::from_value(text).unwrap()));
+        let identity = crate::plan::pinned(&facts);
+        report(&status(), Evidence { facts: &facts, identity, snapshots: &[] }, 1)
+    };
+    let before = told(serde_json::Value::Null);
+    assert_eq!(before.cluster.ca_hash.as_deref(), Some("ab"));
+    assert_eq!(before.node.unwrap().site, "old");
+    let cluster = told(serde_json::json!({"number": 1, "reason": "it moves"})).cluster;
+    assert_eq!((cluster.ca_hash, cluster.etcd_member, cluster.init_started), (None, None, None));
 }

@@ -81,10 +81,14 @@ words! {
         Degraded = "degraded",
         /// k3s must not start, for a reason that the daemon wrote down.
         Held = "held",
+        /// The identity was pinned on another machine: this is a copy until a person says otherwise.
+        Quarantined = "quarantined",
         /// A person stopped all changes.
         Paused = "paused",
         /// The last pass failed; it is tried again.
         Failed = "failed",
+        /// The daemon has said nothing in this boot; what is shown was read from disk.
+        Silent = "silent",
     }
 }
 

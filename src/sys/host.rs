@@ -3,22 +3,9 @@
 //! Owns the calls that cannot be answered from files below a root. With a
 //! foreign root they are not used.
 
-use std::net::IpAddr;
-
 use nix::errno::Errno;
 
 use super::root::Root;
-
-/// An address of an interface with its prefix length.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LocalAddress {
-    /// Interface name.
-    pub interface: String,
-    /// The address.
-    pub address: IpAddr,
-    /// Bits of the network part.
-    pub prefix: u8,
-}
 
 /// The kernel's hostname.
 ///
@@ -34,29 +21,6 @@ pub fn hostname() -> Result<String, Errno> {
 /// `EPERM` without the capability.
 pub fn set_hostname(name: &str) -> Result<(), Errno> {
     nix::unistd::sethostname(name)
-}
-
-/// Addresses of all interfaces, loopback included, from netlink.
-///
-/// # Errors
-/// When the kernel does not tell.
-pub fn addresses() -> Result<Vec<LocalAddress>, Errno> {
-    Ok(nix::ifaddrs::getifaddrs()?.filter_map(|entry| local_address(&entry)).collect())
-}
-
-fn local_address(entry: &nix::ifaddrs::InterfaceAddress) -> Option<LocalAddress> {
-    let address = entry.address.as_ref()?;
-    let mask = entry.netmask.as_ref();
-    let (address, prefix) = if let Some(v4) = address.as_sockaddr_in() {
-        let mask = mask.and_then(|mask| mask.as_sockaddr_in()).map_or(u32::MAX, |mask| mask.ip().to_bits());
-        (IpAddr::V4(v4.ip()), mask.count_ones())
-    } else {
-        let v6 = address.as_sockaddr_in6()?;
-        let mask = mask.and_then(|mask| mask.as_sockaddr_in6()).map_or(u128::MAX, |mask| mask.ip().to_bits());
-        (IpAddr::V6(v6.ip()), mask.count_ones())
-    };
-    let prefix = u8::try_from(prefix).unwrap_or(128);
-    Some(LocalAddress { interface: entry.interface_name.clone(), address, prefix })
 }
 
 /// When process `pid` started, in clock ticks since boot; `None` when there is
@@ -100,6 +64,23 @@ pub fn hang_up(pid: u32) {
     if let Ok(pid) = i32::try_from(pid) {
         let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGHUP);
     }
+}
+
+/// Path of this program's file, also when a newer one was put in its place
+/// since it was started.
+///
+/// # Errors
+/// When procfs is not there.
+pub fn program() -> std::io::Result<String> {
+    let path = std::env::current_exe()?.to_string_lossy().into_owned();
+    // The kernel's mark for a file whose name is gone.
+    Ok(path.strip_suffix(" (deleted)").unwrap_or(&path).to_owned())
+}
+
+/// Whether this process may do what root may.
+#[must_use]
+pub fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
 }
 
 /// The command line of this process.

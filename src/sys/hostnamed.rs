@@ -84,15 +84,21 @@ impl Names {
         Ok(Self { kernel: kernel_name(root), fixed: fixed.map(str::to_owned) })
     }
 
-    fn kernel_is(&self, name: &str) -> bool {
+    /// Whether the kernel's name is this; one that nobody tells counts as right.
+    #[must_use]
+    pub fn kernel_is(&self, name: &str) -> bool {
         self.kernel.as_deref().is_none_or(|kernel| kernel == name)
     }
 
-    fn fixed_is(&self, name: &str) -> bool {
+    /// Whether the static name is this.
+    #[must_use]
+    pub fn fixed_is(&self, name: &str) -> bool {
         self.fixed.as_deref() == Some(name)
     }
 
-    fn are(&self, name: &str) -> bool {
+    /// Whether both are this.
+    #[must_use]
+    pub fn are(&self, name: &str) -> bool {
         self.kernel_is(name) && self.fixed_is(name)
     }
 }
@@ -193,9 +199,9 @@ fn set_kernel_name(root: &Root, name: &str) -> Result<(), HostnameError> {
 }
 
 #[expect(unsafe_code, reason = "tokio asks for the promise that the descriptor stays the same and open")]
-fn register(file: std::fs::File) -> Option<AsyncFd<std::fs::File>> {
+pub(super) fn register(file: std::fs::File, interest: Interest) -> Option<AsyncFd<std::fs::File>> {
     // SAFETY: a `File` owns its descriptor, gives always the same one and closes it only when dropped.
-    unsafe { AsyncFd::register_with_interest(file, Interest::PRIORITY).ok() }
+    unsafe { AsyncFd::register_with_interest(file, interest).ok() }
 }
 
 /// Tells when the kernel's name has changed, also by programs that know no D-Bus.
@@ -210,7 +216,7 @@ impl NameWatch {
     #[must_use]
     pub fn new(root: &Root) -> Self {
         let file = root.is_host().then(|| std::fs::File::open(KERNEL).ok()).flatten();
-        Self { file: file.and_then(register), last: host::hostname().ok() }
+        Self { file: file.and_then(|file| register(file, Interest::PRIORITY)), last: host::hostname().ok() }
     }
 
     /// The name is another one than before. May be dropped at any time.

@@ -54,6 +54,10 @@ pub struct Settings {
     pub addresses: Vec<IpAddr>,
     /// Proxy URL, credentials included; never used for loopback.
     pub proxy: Option<String>,
+    /// Seconds since 1970 between which the machine's clock is believed when an
+    /// authority's dates are looked at; outside of them the first counts too.
+    /// `None` believes it always.
+    pub believable: Option<(u64, u64)>,
 }
 
 impl fmt::Debug for Settings {

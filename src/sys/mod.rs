@@ -8,13 +8,19 @@
     reason = "this is the one layer that these bans point to"
 )]
 
+pub mod arp;
 pub mod atomic;
 pub mod clock;
+pub mod clock_watch;
+pub mod datagram;
 pub mod exec;
 pub mod fault;
+pub mod file_watch;
 pub mod host;
 pub mod hostnamed;
 pub mod http;
+pub mod journal;
+pub mod links;
 pub mod local;
 pub mod lock;
 pub mod machine;
@@ -24,6 +30,7 @@ pub mod root;
 pub mod sink;
 pub mod statefile;
 pub mod systemd;
+pub mod timedate;
 
 pub use atomic::Change;
 pub use clock::Clock;

@@ -56,6 +56,8 @@ pub struct Stat {
     pub inode: u64,
     /// Modification time, seconds since 1970.
     pub mtime: i64,
+    /// Change time, seconds since 1970; no program can set it.
+    pub ctime: i64,
     /// A directory.
     pub is_dir: bool,
     /// A regular file.
@@ -291,6 +293,7 @@ fn stat(meta: &fs::Metadata) -> Stat {
         dev: meta.dev(),
         inode: meta.ino(),
         mtime: meta.mtime(),
+        ctime: meta.ctime(),
         is_dir: meta.is_dir(),
         is_file: meta.is_file(),
     }

@@ -5,6 +5,7 @@
 //! that the server holds the key is proven by the handshake all the same.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -18,11 +19,13 @@ use rustls::{
 use sha2::{Digest as _, Sha256};
 
 use super::{HttpError, Identity, KeyDigest, Proof, Settings};
+use crate::sys::clock;
 
 /// TLS 1.3 and 1.2, with the checks of `settings`.
 pub(super) fn config(settings: &Settings) -> Result<ClientConfig, HttpError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let verifier = Verifier::new(&settings.proof, &provider)?;
+    let dates = settings.believable.map(|(first, last)| Dates { first, last, since: clock::since_boot() });
+    let verifier = Verifier { dates, ..Verifier::new(&settings.proof, &provider)? };
     let builder = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&version::TLS13, &version::TLS12])
         .map_err(|error| HttpError::Settings(error.to_string()))?
@@ -54,13 +57,38 @@ struct Verifier {
     pins: Vec<KeyDigest>,
     authority: Option<Arc<WebPkiServerVerifier>>,
     anybody: bool,
+    dates: Option<Dates>,
     provider: Arc<CryptoProvider>,
+}
+
+/// Between which times the machine's clock is believed, as known `since` a time
+/// since boot: a wrong clock must not make a good certificate look out of date.
+#[derive(Debug, Clone, Copy)]
+struct Dates {
+    first: u64,
+    last: u64,
+    since: Duration,
+}
+
+impl Dates {
+    /// Whether a certificate is good at the clock's time, or, when that is not
+    /// believed, at the earliest that it can be. A clock that stands far ahead
+    /// may be right all the same, so that it counts too.
+    fn any(self, now: UnixTime, good: impl Fn(UnixTime) -> Result<(), Error>) -> Result<(), Error> {
+        let passed = clock::since_boot().saturating_sub(self.since).as_secs();
+        let first = self.first.saturating_add(passed);
+        if (first..=self.last.saturating_add(passed)).contains(&now.as_secs()) {
+            return good(now);
+        }
+        good(UnixTime::since_unix_epoch(Duration::from_secs(first))).or_else(|_| good(now))
+    }
 }
 
 impl Verifier {
     fn new(proof: &Proof, provider: &Arc<CryptoProvider>) -> Result<Self, HttpError> {
         let authority = proof.authorities.as_deref().map(|pem| authority(pem, provider)).transpose()?;
-        Ok(Self { pins: proof.pins.clone(), authority, anybody: proof.anybody, provider: provider.clone() })
+        let (pins, anybody) = (proof.pins.clone(), proof.anybody);
+        Ok(Self { pins, authority, anybody, dates: None, provider: provider.clone() })
     }
 }
 
@@ -91,7 +119,18 @@ impl ServerCertVerifier for Verifier {
         }
         match &self.authority {
             Some(authority) => {
-                authority.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+                let good = |at| {
+                    let checked = authority.verify_server_cert(
+                        end_entity,
+                        intermediates,
+                        server_name,
+                        ocsp_response,
+                        at,
+                    );
+                    checked.map(|_| ())
+                };
+                self.dates.map_or_else(|| good(now), |dates| dates.any(now, good))?;
+                Ok(ServerCertVerified::assertion())
             }
             None => Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure)),
         }
@@ -165,6 +204,42 @@ mod tests {
         let pem = CertificateParams::new(vec![]).unwrap().self_signed(&key).unwrap().pem();
         let verifier = verifier(&Proof { authorities: Some(pem), ..Proof::default() });
         assert!(check(&verifier, &expired(&key), "other.example.net").is_err());
+    }
+
+    /// An authority and a certificate of its for `central.example.net`, good in 2027 and 2028.
+    fn dated() -> (String, CertificateDer<'static>) {
+        let mut params = CertificateParams::new(vec![]).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let ca = rcgen::CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let mut params = CertificateParams::new(vec!["central.example.net".to_owned()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(2027, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2028, 12, 31);
+        let certificate = params.signed_by(&KeyPair::generate().unwrap(), &ca).unwrap();
+        (ca.pem(), certificate.der().clone())
+    }
+
+    #[test]
+    fn a_wrong_clock_does_not_make_a_good_certificate_look_out_of_date() {
+        const IN_2027: u64 = 1_800_000_000;
+        let (pem, certificate) = dated();
+        let plain = verifier(&Proof { authorities: Some(pem), ..Proof::default() });
+        let dates = Dates { first: IN_2027, last: IN_2027 + 400 * 86_400, since: clock::since_boot() };
+        let name = ServerName::try_from("central.example.net").unwrap();
+        let good = |verifier: &Verifier, now| {
+            let now = UnixTime::since_unix_epoch(Duration::from_secs(now));
+            verifier.verify_server_cert(&certificate, &[], &name, &[], now).is_ok()
+        };
+        for wrong in [0, IN_2027 - 86_400 * 365, 4_070_908_800] {
+            assert!(!good(&plain, wrong), "{wrong}: believed, it is out of date");
+        }
+        let bounded = Verifier { dates: Some(dates), ..plain };
+        for now in [0, IN_2027 - 86_400 * 365, IN_2027, IN_2027 + 86_400 * 365, 4_070_908_800] {
+            assert!(good(&bounded, now), "{now}");
+        }
+        let old = Dates { first: IN_2027 - 86_400 * 700, last: IN_2027 - 86_400 * 300, ..dates };
+        let stored = Verifier { dates: Some(old), ..bounded };
+        assert!(good(&stored, IN_2027), "a host that lay in a store, and whose clock is right");
+        assert!(!good(&stored, 0), "a date is looked at all the same");
     }
 
     #[test]

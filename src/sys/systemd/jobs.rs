@@ -103,7 +103,7 @@ impl Systemd {
         self.manager(verb.method(), unit, retry, call).await
     }
 
-    async fn job_end(
+    pub(super) async fn job_end(
         &self,
         signals: &mut Receiver<Signal>,
         job: &OwnedObjectPath,

@@ -10,6 +10,7 @@ mod error;
 mod jobs;
 mod private;
 mod proxy;
+mod transient;
 mod unit;
 mod watch;
 
@@ -25,6 +26,7 @@ pub use connect::Way;
 pub use error::{Cause, SystemdError};
 pub use jobs::{Job, JobEnd, Verb};
 pub use proxy::LinkChange;
+pub use transient::{Ran, Transient};
 pub use unit::UnitState;
 pub use watch::{Event, Watch};
 

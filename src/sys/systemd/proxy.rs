@@ -3,7 +3,7 @@
 //! Owns signatures only. Properties are read with `GetAll` (see `unit`), so
 //! that one which an old systemd does not have is absent instead of an error.
 
-use zbus::OwnedObjectPath;
+use zbus::{OwnedObjectPath, Variant};
 
 /// Where systemd answers on the bus; ignored peer to peer.
 pub const SERVICE: &str = "org.freedesktop.systemd1";
@@ -19,6 +19,9 @@ const UNITS: &str = "/org/freedesktop/systemd1/unit/";
 /// One link that enabling or disabling made: kind, path, target.
 pub type LinkChange = (String, String, String);
 
+/// Properties of a unit that is to be made: name and value.
+pub type UnitProperties<'a> = Vec<(&'a str, Variant<'a>)>;
+
 #[zbus::proxy(
     interface = "org.freedesktop.systemd1.Manager",
     default_service = "org.freedesktop.systemd1",
@@ -30,6 +33,13 @@ pub trait Manager {
     fn start_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     fn restart_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+    fn start_transient_unit(
+        &self,
+        name: &str,
+        mode: &str,
+        properties: UnitProperties<'_>,
+        aux: Vec<(&str, UnitProperties<'_>)>,
+    ) -> zbus::Result<OwnedObjectPath>;
     fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
     fn reload(&self) -> zbus::Result<()>;
     fn get_unit_file_state(&self, file: &str) -> zbus::Result<String>;

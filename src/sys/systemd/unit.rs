@@ -42,8 +42,15 @@ pub struct UnitState {
     pub result: String,
     /// `always`, `on-failure`, `no`, …; empty when it is no service.
     pub restart: String,
+    /// Whether one of its `ExecStartPre` asks our gate; `None` when not told.
+    pub has_gate: Option<bool>,
     /// Program of the first `ExecStart`.
     pub exec: Option<String>,
+    /// The first `ExecStart` with its arguments, the program first.
+    pub command: Option<Vec<String>>,
+    /// Exit status of the last main process, or the number of the signal that
+    /// ended it; `None` when none has run.
+    pub exit_status: Option<i32>,
     /// What the service says about itself (`STATUS=`).
     pub status: String,
     /// When it entered its state, monotonic microseconds; 0 when never.
@@ -69,7 +76,10 @@ impl UnitState {
             restarts: value(service, "NRestarts"),
             result: text(service, "Result"),
             restart: text(service, "Restart"),
+            has_gate: asks_gate(service),
             exec: first_program(service),
+            command: first_command(service),
+            exit_status: value(service, "ExecMainStatus"),
             status: text(service, "StatusText"),
             since_monotonic_us: value(unit, "StateChangeTimestampMonotonic").unwrap_or(0),
             since_unix_us: value(unit, "StateChangeTimestamp").unwrap_or(0),
@@ -119,10 +129,31 @@ fn first_of_pair(from: &Properties, name: &str) -> Option<u32> {
     u32::try_from(pair.fields().first()?).ok()
 }
 
+/// Each command is program, arguments, flags, times: only the arguments matter.
+fn asks_gate(service: &Properties) -> Option<bool> {
+    let Variant::Array(commands) = &**service.get("ExecStartPre")? else { return None };
+    let asks = |command: &Variant<'_>| {
+        let Variant::Structure(command) = command else { return false };
+        let Some(Variant::Array(words)) = command.fields().get(1) else { return false };
+        words.iter().any(|word| <&str>::try_from(word).is_ok_and(|word| word.contains("edge-bootstrap gate")))
+    };
+    Some(commands.iter().any(asks))
+}
+
 fn first_program(service: &Properties) -> Option<String> {
+    <&str>::try_from(first_exec(service)?.first()?).ok().map(str::to_owned)
+}
+
+fn first_command(service: &Properties) -> Option<Vec<String>> {
+    let Variant::Array(words) = first_exec(service)?.get(1)? else { return None };
+    words.iter().map(|word| <&str>::try_from(word).ok().map(str::to_owned)).collect()
+}
+
+/// Fields of the first `ExecStart`: program, arguments, flags, times.
+fn first_exec(service: &Properties) -> Option<&[Variant<'_>]> {
     let Variant::Array(commands) = &**service.get("ExecStart")? else { return None };
     let Variant::Structure(first) = commands.iter().next()? else { return None };
-    <&str>::try_from(first.fields().first()?).ok().map(str::to_owned)
+    Some(first.fields())
 }
 
 #[cfg(test)]

@@ -1,0 +1,53 @@
+//! k3s's own files, moved aside and put back as the plan says.
+//!
+//! Owns the effects before anything of ours is written: a datastore is moved by
+//! one rename, a file is put back only where it is missing or empty. Deletes
+//! and replaces nothing. Whether a unit is down is the caller's to know.
+
+use super::aside::move_aside;
+use super::{Applied, ApplyError, point};
+use crate::plan::{CheckedPlan, PlannedRestore, RestoreFrom};
+use crate::sys::root::FileError;
+use crate::sys::{Root, atomic};
+
+/// Carries out what needs no unit down, or one for which `is_down` says so.
+///
+/// # Errors
+/// When a step fails; what was moved lies whole in its new place.
+pub fn mend(
+    root: &Root,
+    checked: &CheckedPlan,
+    is_down: impl Fn(&str) -> bool,
+) -> Result<Applied, ApplyError> {
+    let plan = checked.plan();
+    let mut applied = Applied::default();
+    for item in plan.quarantines.iter().filter(|item| is_down(&item.needs_stopped)) {
+        applied.changed.extend(move_aside(root, &item.path)?);
+    }
+    for item in &plan.restores {
+        let may = item.needs_stopped.as_deref().is_none_or(&is_down);
+        if may && put_back(root, item)? {
+            applied.changed.push(item.path.clone());
+        }
+    }
+    if !applied.changed.is_empty() {
+        point("mended")?;
+    }
+    Ok(applied)
+}
+
+fn put_back(root: &Root, item: &PlannedRestore) -> Result<bool, FileError> {
+    // Looked at again: k3s or a person may have written it since.
+    let now = root.read(&item.path)?.unwrap_or_default();
+    let bytes = match &item.from {
+        RestoreFrom::Copy(path) => root.read(path)?.unwrap_or_default(),
+        RestoreFrom::Text(text) => text.clone().into_bytes(),
+    };
+    if !now.trim_ascii().is_empty() || bytes.is_empty() {
+        return Ok(false);
+    }
+    if let Some((directory, _)) = item.path.rsplit_once('/') {
+        root.ensure_dir(directory)?;
+    }
+    Ok(atomic::write(root, &item.path, &bytes, 0o600)?.is_change())
+}

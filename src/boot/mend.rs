@@ -1,0 +1,181 @@
+//! The part of a pass that touches k3s's own files, and what a pass finds about
+//! a node's membership.
+//!
+//! Owns the moment: k3s is down and held while a datastore is moved. Decides
+//! nothing about content.
+
+use tracing::info;
+
+use super::{Agent, Pass, Severity, Stop, StopKind};
+use crate::activate;
+use crate::apply::{self, ApplyError};
+use crate::error::Chain;
+use crate::facts::runtime::Unit;
+use crate::facts::{Fact, HostFacts};
+use crate::plan::{self, CheckedPlan, Plan, Refusal, units};
+use crate::role::Role;
+use crate::sys::root::FileError;
+use crate::sys::{Root, atomic};
+use crate::{hold, lease, paths};
+
+/// Moves aside and puts back what the plan says, and records the init lease that
+/// the plan rests on. Comes before anything else of a plan is written.
+pub(super) async fn mend(agent: &Agent, checked: &CheckedPlan, pass: &mut Pass) -> Result<(), Stop> {
+    let plan = checked.plan();
+    confirm_lease(agent, plan).map_err(|error| failed(&error))?;
+    if plan.quarantines.is_empty() && plan.restores.is_empty() {
+        return Ok(());
+    }
+    let held = Held::begin(&agent.root).map_err(|error| failed(&error))?;
+    let units = activate::unit_facts(&agent.systemd, &[units::K3S, units::K3S_AGENT]).await;
+    let on_host = agent.root.is_host();
+    let is_down =
+        |unit: &str| units.get(unit.trim_end_matches(".service")).is_some_and(|state| down(state, on_host));
+    let mended = apply::mend(&agent.root, checked, is_down);
+    held.end(&agent.root).map_err(|error| failed(&error))?;
+    let mended = mended.map_err(|error| failed(&error))?;
+    for path in &mended.changed {
+        info!(EDGE_STEP = "apply", EDGE_PATH = %path, "k3s's own files mended");
+    }
+    pass.mended = mended.changed;
+    Ok(())
+}
+
+/// Who gives the lease may take it back: word of this boot that it is not this
+/// host's any more ends the confirmation, whatever becomes of the plan.
+pub(super) fn heed_lease(agent: &Agent, pass: &Pass) -> Result<(), Stop> {
+    let Some(assignment) = &pass.assignment else { return Ok(()) };
+    if agent.confirmed.as_deref() != Some(assignment.digest.as_str()) {
+        return Ok(());
+    }
+    let cluster = assignment.duty.as_ref().filter(|duty| duty.role == Role::Server).map(|duty| &duty.cluster);
+    let held = cluster.filter(|cluster| cluster.init && cluster.ca_hash.is_none());
+    lease::keep_only(&agent.root, held.map(|cluster| cluster.epoch)).map_err(|error| failed(&error))
+}
+
+/// The gate lets `cluster-init` pass only with this record.
+fn confirm_lease(agent: &Agent, plan: &Plan) -> Result<(), FileError> {
+    let forms =
+        plan.generation.as_ref().is_some_and(|generation| generation.effective.is_true("cluster-init"));
+    match plan.identity.as_ref().filter(|_| forms) {
+        // The lint let the plan pass, so that it is confirmed.
+        Some(identity) => lease::confirm(&agent.root, identity).map(|_| ()),
+        None => Ok(()),
+    }
+}
+
+/// No process of the unit runs, nor its checks before a start.
+pub(super) fn down(state: &Fact<Unit>, on_host: bool) -> bool {
+    match state {
+        Fact::Known(unit) => {
+            let waits = unit.active == "activating" && unit.sub.starts_with("auto-restart");
+            unit.main_pid == 0 && (waits || ["inactive", "failed"].contains(&unit.active.as_str()))
+        }
+        // Below another root nothing runs.
+        Fact::Unknown { .. } => !on_host,
+    }
+}
+
+/// Keeps k3s from starting while its files are moved; a hold that is there
+/// already stays.
+struct Held(bool);
+
+impl Held {
+    fn begin(root: &Root) -> Result<Self, FileError> {
+        if hold::current(root).is_some() {
+            return Ok(Self(false));
+        }
+        root.ensure_dir(paths::RUN_DIR)?;
+        let why = Refusal::new("EB-tombstone", "k3s's files are being mended", "it goes on by itself");
+        hold::set(root, &why).map(|_| Self(true))
+    }
+
+    fn end(self, root: &Root) -> Result<(), FileError> {
+        if self.0 { hold::clear(root).map(|_| ()) } else { Ok(()) }
+    }
+}
+
+fn failed(error: &(dyn std::error::Error + 'static)) -> Stop {
+    let code = if error.is::<ApplyError>() { "EB-apply" } else { "EB-state-file" };
+    let why = Refusal::new(code, Chain(error).to_string(), "it is tried again by itself");
+    Stop { why, kind: StopKind::Failed }
+}
+
+// === the copy of the node's password ===
+
+/// Copies the node's password once the cluster has taken it: at the first READY
+/// of an identity, or where there is no copy. A password that changed later was
+/// changed by somebody, and is told, not taken over.
+pub(super) fn keep_password(root: &Root, facts: &HostFacts, is_first: bool) -> Result<(), FileError> {
+    let Some(password) = facts.runtime.k3s.node_password.known() else { return Ok(()) };
+    if !password.is_whole || password.agree || (password.has_copy && !is_first) {
+        return Ok(());
+    }
+    let Some(bytes) = root.read(paths::NODE_PASSWORD)? else { return Ok(()) };
+    root.make_dir(paths::BACKUP, 0o700)?;
+    atomic::write(root, paths::NODE_PASSWORD_COPY, &bytes, 0o600).map(|_| ())
+}
+
+// === findings ===
+
+/// What a look at membership and units shows, beside the plan.
+pub(super) fn findings(pass: &mut Pass) {
+    let found = [gate_dropped(&pass.facts), runs_without_etcd(&pass.facts), password(&pass.facts)];
+    found.into_iter().flatten().for_each(|(severity, finding)| pass.find(severity, finding));
+}
+
+type Found = Option<(Severity, Refusal)>;
+
+/// An operator's override that empties `ExecStartPre` takes the gate with it.
+fn gate_dropped(facts: &HostFacts) -> Found {
+    let guarded = [("k3s", paths::K3S_UNIT), ("k3s-agent", paths::K3S_AGENT_UNIT)];
+    let (name, _) = guarded.into_iter().find(|(name, path)| {
+        let ours = facts.runtime.files.contains_key(&format!("{path}.d/{}", paths::DROP_IN));
+        let unit = facts.runtime.units.get(*name).and_then(Fact::known);
+        ours && unit.is_some_and(|unit| {
+            unit.load == "loaded" && !unit.need_reload && unit.has_gate.known() == Some(&false)
+        })
+    })?;
+    let finding = Refusal::new(
+        "EB-gate-dropped",
+        format!("a drop-in of {name}.service takes our check before its start away"),
+        format!("remove `ExecStartPre=` from it: systemctl cat {name}"),
+    );
+    Some((Severity::Fail, finding))
+}
+
+fn runs_without_etcd(facts: &HostFacts) -> Found {
+    let k3s = &facts.runtime.k3s;
+    let unit = facts.runtime.units.get("k3s").and_then(Fact::known);
+    let runs = unit.is_some_and(|unit| unit.main_pid != 0);
+    let removed = k3s.tombstone.known() == Some(&true) && k3s.has_datastore.known() == Some(&true);
+    (runs && removed).then(|| {
+        let finding = Refusal::new(
+            "EB-tombstone",
+            "etcd has removed this member while k3s runs on",
+            "if it shall come back: systemctl restart k3s",
+        );
+        (Severity::Fail, finding)
+    })
+}
+
+fn password(facts: &HostFacts) -> Found {
+    let joined = plan::pinned(facts).is_some_and(|pinned| pinned.joined.is_some());
+    let password = facts.runtime.k3s.node_password.known().filter(|_| joined)?;
+    let (severity, reason, next) = match (password.is_whole, password.has_copy) {
+        (true, true) if !password.agree => (
+            Severity::Warn,
+            "the node's password is another one than at its first READY",
+            "put the copy back, or remove the copy when the new one is right",
+        ),
+        (false, false) => (
+            Severity::Warn,
+            "the node's password is missing, and there is no copy",
+            "when the cluster refuses the node (403): delete its secret NAME.node-password.k3s in kube-system",
+        ),
+        _ => return None,
+    };
+    let reason = format!("{}: {reason}", paths::NODE_PASSWORD);
+    let next = format!("{next} ({})", paths::NODE_PASSWORD_COPY);
+    Some((severity, Refusal::new("EB-node-password", reason, next)))
+}

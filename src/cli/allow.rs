@@ -1,0 +1,76 @@
+//! `gate allow` and `gate revoke`: a person answers for one refusal.
+//!
+//! Owns their words; the record and what may be given are `allow`'s.
+
+use clap::Args;
+
+use super::{Common, output, person};
+use crate::allow::{self, Allowance};
+use crate::config::units::parse_duration;
+use crate::report::status::one_line;
+use crate::sys::Clock;
+use crate::{gate, hatches, hold};
+
+#[derive(Debug, Args)]
+pub struct AllowArgs {
+    /// The code of the refusal, as the gate and `status` print it
+    #[arg(long, value_name = "CODE")]
+    code: String,
+    /// For how long, for example 1h; at most 30 days
+    #[arg(long = "for", value_name = "DURATION")]
+    duration: String,
+    /// Why, for those who find it
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+    /// Accept what may be lost; needed for refusals that stand before a second cluster or lost data
+    #[arg(long)]
+    i_accept_data_loss: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct RevokeArgs {
+    /// The code that shall be refused with again
+    #[arg(long, value_name = "CODE")]
+    code: String,
+}
+
+pub async fn allow(common: &Common, args: &AllowArgs) -> anyhow::Result<u8> {
+    let (root, clock) = (common.root(), Clock::System);
+    let duration = parse_duration(&args.duration)
+        .map_err(|error| anyhow::anyhow!("--for {}: {error}", args.duration))?;
+    let since = clock.unix();
+    let allowance = Allowance {
+        code: args.code.clone(),
+        since,
+        until: since.saturating_add(duration.as_secs()),
+        by: person::name(),
+        reason: one_line(&args.reason),
+    };
+    let mut refused: Vec<String> = gate::all_refused(&root).into_iter().map(|(_, why)| why.code).collect();
+    refused.extend(hold::current(&root).map(|hold| hold.code));
+    allow::may_be_given(&allowance, &refused, args.i_accept_data_loss)?;
+    allow::add(&root, clock, allowance.clone())?;
+    let line = hatches::allow_line(&allowance);
+    person::tell(common, &line).await;
+    output::text(&format!("{line}\n{}", next_steps(&allowance.code, &refused)));
+    Ok(0)
+}
+
+fn next_steps(code: &str, refused: &[String]) -> String {
+    let end = format!("`edge-bootstrap gate revoke --code {code}` ends it before");
+    if refused.iter().any(|refused| refused == code) {
+        return format!("systemd tries the refused unit again within seconds; {end}");
+    }
+    format!("nothing on this host is refused with {code} now; {end}")
+}
+
+pub async fn revoke(common: &Common, args: &RevokeArgs) -> anyhow::Result<u8> {
+    if !allow::revoke(&common.root(), Clock::System, &args.code)? {
+        output::text(&format!("{} was not let pass", args.code));
+        return Ok(0);
+    }
+    let line = format!("{} is not let pass any more, by {}", args.code, person::name());
+    person::tell(common, &line).await;
+    output::text(&line);
+    Ok(0)
+}
