@@ -13,19 +13,28 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use edge_bootstrap::facts::runtime::Joined;
+use edge_bootstrap::identity;
+use edge_bootstrap::sys::Root;
 use edge_bootstrap::wire::secret::sha256_hex;
 use whole::{Files, GATHER};
 
 const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/plan/55-local-file-in-toml/root/.");
 const CONFIG: &str = "etc/rancher/k3s/config.yaml";
 /// Where the program writes.
-const PLACES: [&str; 3] = ["etc", "var/lib/edge-bootstrap", "usr/local"];
+const PLACES: [&str; 4] = ["etc", "var/lib/edge-bootstrap", "var/lib/rancher", "usr/local"];
+/// Points that only a pass comes by which leaves an old life.
+const LEAVES: [&str; 5] = ["retiring-pinned", "aside-before", "aside-after", "retired", "leave-ended"];
+/// Points that only a pass comes by which mends k3s's own files.
+const MENDS: [&str; 1] = ["mended"];
+/// The datastore of the old life.
+const DATASTORE: &str = "var/lib/rancher/k3s/server/db/etcd/member/wal/0.wal";
 /// More passes of one point than any pass makes: then the test counts wrongly.
 const MOST: usize = 200;
 
 #[test]
 fn a_first_generation_is_whole_or_absent_at_every_fault() {
-    try_all(&Host::new(), &End::reach(&Host::new(), 1), None);
+    try_all(&Host::new(), &End::reach(&Host::new(), 1), None, &[&LEAVES[..], &MENDS].concat());
 }
 
 #[test]
@@ -33,8 +42,43 @@ fn a_change_leaves_the_old_generation_or_the_new_one_at_every_fault() {
     let host = Host::new();
     let old = End::reach(&host, 1);
     let reference = host.copy();
-    try_all(&host, &End::reach(&reference, 2), Some(&old));
+    try_all(&host, &End::reach(&reference, 2), Some(&old), &[&LEAVES[..], &MENDS].concat());
 }
+
+#[test]
+fn a_leave_loses_nothing_and_goes_on_after_every_fault() {
+    let host = Host::new();
+    let old = End::reach(&host, 1);
+    host.live();
+    let reference = host.copy();
+    let new = End::reach(&reference, ANOTHER_LIFE);
+    let quarantine = DATASTORE.replace("server/", "server.quarantine-1/");
+    assert_eq!(new.files.get(&quarantine).map(Vec::as_slice), Some(b"old life".as_slice()));
+    assert!(new.files.contains_key("var/lib/rancher/k3s/agent/images/pause.tar"));
+    try_all(&host, &new, Some(&old), &MENDS);
+}
+
+#[test]
+fn a_removed_members_datastore_is_whole_in_one_place_at_every_fault() {
+    let host = Host::new();
+    let old = End::reach(&host, 1);
+    host.removed_member();
+    let reference = host.copy();
+    let new = End::reach(&reference, REMOVED);
+    let quarantine = DATASTORE.replace("/etcd/", "/etcd.quarantine-1/");
+    assert_eq!(new.files.get(&quarantine).map(Vec::as_slice), Some(b"old life".as_slice()));
+    assert_eq!(new.files.get(PASSWORD).map(Vec::as_slice), Some(b"node password".as_slice()));
+    assert!(String::from_utf8(new.files[CONFIG].clone()).unwrap().contains("\nserver:"), "no way to join");
+    try_all(&host, &new, Some(&old), &["retiring-pinned", "retired", "leave-ended"]);
+}
+
+/// The assignment of a member that joins its cluster anew.
+const REMOVED: u32 = 4;
+/// The node's password.
+const PASSWORD: &str = "etc/rancher/node/password";
+
+/// The assignment of a later epoch.
+const ANOTHER_LIFE: u32 = 3;
 
 /// What a pass without a fault ends with.
 struct End {
@@ -52,9 +96,12 @@ impl End {
 }
 
 /// Starts from `host` again and again, on the way to `new`.
-fn try_all(host: &Host, new: &End, old: Option<&End>) {
-    let points = points();
+fn try_all(host: &Host, new: &End, old: Option<&End>, elsewhere: &[&str]) {
+    let mut points = points();
     assert!(points.len() >= 9, "the fault points of the source were not found: {points:?}");
+    for point in elsewhere {
+        assert!(points.remove(*point), "there is no point {point}");
+    }
     for point in points {
         let passes =
             (1..MOST).find(|pass| !try_one(host, &format!("{point}=abort:{pass}"), new, old)).unwrap();
@@ -72,6 +119,9 @@ fn try_one(host: &Host, fault: &str, new: &End, old: Option<&End>) -> bool {
     let output = host.apply(Some(fault));
     let killed = output.status.code().is_none();
     assert_eq!(host.gather().problems(), Vec::<String>::new(), "after {fault}");
+    if new.number == ANOTHER_LIFE {
+        host.check_leave(fault);
+    }
     let now = host.in_force();
     let is_old = old.map_or(now.is_empty(), |old| now == old.in_force);
     assert!(is_old || now == new.in_force, "{fault} leaves a mixed generation: {now:?}");
@@ -142,6 +192,17 @@ impl Host {
     /// Puts assignment `number` in the place of the one before: other tokens,
     /// another name in the certificates, another k3s.
     fn assign(&self, number: u32) {
+        let (k3s, epoch) = match number {
+            ANOTHER_LIFE => (2, 2),
+            REMOVED => (2, 1),
+            other => (other, 1),
+        };
+        let others = match number {
+            REMOVED => {
+                format!("ca_hash = \"{}\"\nservers = [\"https://172.16.36.2:6443\"]\n", "5d".repeat(32))
+            }
+            _ => String::new(),
+        };
         let text = format!(
             "schema = 1
 site = \"lab\"
@@ -151,20 +212,57 @@ name = \"172-16-36-1\"
 ip = \"172.16.36.1\"
 [cluster]
 name = \"lab\"
+epoch = {epoch}
 init = true
 tls_san = [\"name-{number}.lab\"]
-[join]
+{others}[join]
 server_token = \"server-token-{number}\"
 agent_token = \"agent-token-{number}\"
 [k3s]
-version = \"v1.36.{number}+k3s1\"
+version = \"v1.36.{k3s}+k3s1\"
 [k3s.artifacts.amd64]
-urls = [\"file:///srv/k3s-{number}\"]
+urls = [\"file:///srv/k3s-{k3s}\"]
 sha256 = \"{}\"
 ",
-            sha256_hex(binary(number).as_bytes())
+            sha256_hex(binary(k3s).as_bytes())
         );
         self.write("etc/edge-bootstrap/assignment.toml", &text);
+    }
+
+    /// What k3s leaves after its first start.
+    fn live(&self) {
+        for path in [DATASTORE, "var/lib/rancher/k3s/agent/client-kubelet.crt"] {
+            self.write(path, "old life");
+        }
+        self.write("var/lib/rancher/k3s/agent/images/pause.tar", "image");
+    }
+
+    /// A member that etcd has removed, and that has lost its node password too.
+    fn removed_member(&self) {
+        self.write(DATASTORE, "old life");
+        self.write(&DATASTORE.replace("member/wal/0.wal", "tombstone"), "");
+        self.write("var/lib/edge-bootstrap/backup/node-password", "node password");
+        let root = Root::new(self.path());
+        let mut pinned = identity::load(&root).unwrap().value().unwrap();
+        pinned.joined = Some(Joined { ca_hash: Some("5d".repeat(32)), etcd_member: None });
+        identity::pin(&root, &pinned).unwrap();
+    }
+
+    /// The old files go only while the leave is pinned, and the new identity is
+    /// pinned only when they are gone.
+    fn check_leave(&self, fault: &str) {
+        let text = std::fs::read(self.path().join("var/lib/edge-bootstrap/identity.json")).unwrap();
+        let identity: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        let identity = &identity["body"];
+        let is_there = self.path().join(DATASTORE).exists();
+        let is_committed = self.in_force().iter().any(|text| text.ends_with(b"server-token-3\n"));
+        match (identity["epoch"].as_u64().unwrap(), identity["retiring"].is_null()) {
+            (1, true) => assert!(is_there, "{fault}: moved before the leave was pinned"),
+            (1, false) => {}
+            (2, false) => assert!(!is_there, "{fault}: the new identity has the old datastore"),
+            (2, true) => assert!(is_committed, "{fault}: the gate is open for the old configuration"),
+            other => panic!("{fault}: the identity is {other:?}"),
+        }
     }
 
     fn apply(&self, fault: Option<&str>) -> Output {

@@ -19,14 +19,14 @@ const LAYERS: [(u8, &[&str]); 6] = [
         3,
         &[
             "observe", "enrol", "apply", "activate", "verify", "report", "ledger", "identity", "hold",
-            "pause", "allow",
+            "lease", "floor", "pause", "allow", "renames",
         ],
     ),
-    (4, &["boot", "daemon", "gate"]),
+    (4, &["boot", "daemon", "gate", "hatches"]),
     (5, &["cli", "logging", "lib", "main"]),
 ];
 /// Records of L3 that the steps may share.
-const RECORDS: [&str; 5] = ["ledger", "identity", "hold", "pause", "allow"];
+const RECORDS: [&str; 7] = ["ledger", "identity", "hold", "pause", "allow", "floor", "renames"];
 
 /// What only `sys` may do, by the words that say it in code.
 const HANDS: [&str; 14] = [

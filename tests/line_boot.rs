@@ -11,6 +11,10 @@
 #[allow(dead_code, reason = "shared with other line tests")]
 #[path = "common/central.rs"]
 mod central;
+#[path = "line_boot/clock.rs"]
+mod clock;
+#[path = "line_boot/copies.rs"]
+mod copies;
 #[allow(dead_code, reason = "shared with other line tests")]
 #[path = "common/systemd.rs"]
 mod systemd;
@@ -145,6 +149,32 @@ async fn one_pass_makes_files_units_and_name_true_and_a_second_changes_nothing()
     assert_eq!(host.files(), before, "a second pass touches no file");
     let again = host.systemd.calls();
     assert!(!again.iter().any(|call| call.contains("k3s")), "a second pass starts nothing: {again:?}");
+}
+
+/// What a pass says about names that others gave the host.
+fn renamed(pass: &Pass) -> Vec<&str> {
+    let found = pass.findings.iter().filter(|(finding, _)| finding.code == "EB-hostname-changed");
+    found.map(|(finding, _)| finding.reason.as_str()).collect()
+}
+
+#[tokio::test]
+async fn a_name_of_others_is_told_and_the_hosts_own_first_one_is_not() {
+    let host = local();
+    let mut agent = host.agent();
+    let first = boot::pass(&mut agent, order(Until::Verified, 0)).await;
+    assert_eq!(renamed(&first), Vec::<&str>::new());
+    for path in ["etc/hostname", "proc/sys/kernel/hostname"] {
+        host.write(path, "web-7\n");
+    }
+    host.write("var/lib/dhcp/dhclient.leases", "lease {\n  option host-name \"web-7\";\n}\n");
+    let before_ready = boot::pass(&mut host.agent(), order(Until::Ready, 0)).await;
+    assert!(renamed(&before_ready)[0].ends_with("by somebody who is still being looked for"));
+    for boots in 0..2 {
+        let pass = boot::pass(&mut host.agent(), order(Until::Verified, 0)).await;
+        let told = renamed(&pass)[0].to_owned();
+        assert!(told.contains("web-7, put back to 172-16-36-4 at "), "{boots}: {told}");
+        assert!(told.contains("by dhclient (DHCP): its lease /var/lib/dhcp/dhclient.leases"), "{told}");
+    }
 }
 
 #[tokio::test]

@@ -11,6 +11,8 @@
 #[path = "common/central.rs"]
 #[allow(missing_docs, missing_debug_implementations, dead_code, reason = "a test's own helper")]
 mod central;
+#[path = "line_enrol/room.rs"]
+mod room;
 #[path = "line_enrol/ways.rs"]
 mod ways;
 

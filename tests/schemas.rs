@@ -10,9 +10,12 @@ use std::path::Path;
 
 use edge_bootstrap::facts::HostFacts;
 use edge_bootstrap::facts::runtime::Joined;
-use edge_bootstrap::plan::{self, Inputs, Local, PlannedRemoval, WaitingOn, diff};
+use edge_bootstrap::plan::{
+    self, Inputs, Local, PlannedQuarantine, PlannedRemoval, PlannedRestore, RestoreFrom, WaitingOn, diff,
+};
 use edge_bootstrap::report::status::{
-    Agent, Finding, Hold, LastPass, LeftAlone, NodeAddress, Paused, PendingRestart, UnitState, Waiting,
+    Agent, Allowed, Finding, Hold, LastPass, LeftAlone, NodeAddress, Paused, PendingRestart, RefusedStart,
+    UnitState, Waiting,
 };
 use edge_bootstrap::report::{FindingStatus, Outcome, Phase, Status};
 use edge_bootstrap::role;
@@ -132,7 +135,8 @@ fn facts_joined() -> Option<Joined> {
 }
 
 fn plan_json(facts: &HostFacts) -> Value {
-    let (assignment, local) = (assignment(), Local { manage_hostname: true, ..Local::default() });
+    let local = Local { manage_hostname: true, manage_ip: true, ..Local::default() };
+    let assignment = assignment();
     let inputs = Inputs { facts, assignment: &assignment, local: &local, confirmed: true };
     let mut plan = plan::plan(inputs).unwrap();
     // What a first plan has not yet, and a later one may have.
@@ -140,6 +144,20 @@ fn plan_json(facts: &HostFacts) -> Value {
         path: "/etc/cni/net.d/old".to_owned(),
         reason: "ours, not needed".to_owned(),
     });
+    plan.quarantines.push(PlannedQuarantine {
+        path: "/var/lib/rancher/k3s/server/db/etcd".to_owned(),
+        needs_stopped: "k3s.service".to_owned(),
+        reason: "removed".to_owned(),
+    });
+    let text = RestoreFrom::Text("172-16-36-1-1a2b3c4d".to_owned());
+    plan.restores = [RestoreFrom::Copy("/var/lib/edge-bootstrap/backup/node-password".to_owned()), text]
+        .map(|from| PlannedRestore {
+            path: "/etc/rancher/node/password".to_owned(),
+            from,
+            needs_stopped: None,
+            reason: "lost".to_owned(),
+        })
+        .into();
     plan.units[0].restart_pending = Some("node-label changed".to_owned());
     plan.identity.as_mut().unwrap().joined = facts_joined();
     let changes = diff::changes(&plan, facts);
@@ -152,6 +170,10 @@ fn a_plan_with_its_changes_fits() {
     for list in
         ["/plan/artifacts", "/plan/files", "/plan/links", "/plan/units", "/plan/notes"].into_iter().chain([
             "/plan/removals",
+            "/plan/quarantines",
+            "/plan/restores",
+            "/changes/quarantines",
+            "/changes/restores",
             "/changes/artifacts",
             "/changes/files",
             "/changes/links",
@@ -206,6 +228,24 @@ fn filled() -> Status {
         waiting_on: Some(Waiting::from(&WaitingOn::Server)),
         hold: Some(Hold { code: text("EB-wait-init-lease"), reason: text("no word"), since: text(TIME) }),
         paused: Some(Paused { until: text(TIME), by: text("wang"), reason: text("disk") }),
+        allowed: vec![Allowed {
+            code: text("EB-hostname"),
+            until: text(TIME),
+            by: text("wang"),
+            reason: text("cable"),
+            used: 2,
+            last_used: Some(text(TIME)),
+        }],
+        refused: vec![RefusedStart {
+            unit: text("k3s.service"),
+            code: text("EB-ip-absent"),
+            reason: text("it is on no interface"),
+            next: text("check the cable"),
+            count: 12,
+            told_at: text(TIME),
+            last_at: text(TIME),
+            allow: text("edge-bootstrap gate allow --code EB-ip-absent --for 1h --reason TEXT"),
+        }],
         left_alone: vec![LeftAlone { unit: text("k3s.service"), why: text("stopped"), since: text(TIME) }],
         pending_restarts: vec![PendingRestart {
             unit: text("k3s.service"),

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use edge_bootstrap::enrol::credential::id_of_public_key;
 use edge_bootstrap::wire::envelope::{Envelope, SigningKey};
+use edge_bootstrap::wire::statement::Granted;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, PublicKeyData as _};
 use ring::rand::SystemRandom;
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
@@ -73,6 +74,8 @@ pub struct State {
     pub claims: Claims,
     /// What hosts are told to be, before `node_id` is filled in; `None`: not decided.
     pub payload: Option<Value>,
+    /// Stands beside the assignment.
+    pub statement: Option<Envelope>,
     /// Forces an envelope as it is.
     pub envelope: Option<Envelope>,
     pub known: bool,
@@ -143,6 +146,7 @@ impl Central {
             fault: None,
             claims: Claims::Accept,
             payload: Some(payload(7)),
+            statement: None,
             envelope: None,
             known: false,
             signer,
@@ -338,7 +342,8 @@ fn decided(theirs: u64, node_id: &str, state: &State) -> Option<Vec<u8>> {
     if payload.get("node_id").is_none() {
         payload["node_id"] = node_id.into();
     }
-    Some(json_answer(200, &serde_json::to_value(state.signer.sign(&payload)).unwrap()))
+    let granted = Granted { envelope: state.signer.sign(&payload), statement: state.statement.clone() };
+    Some(json_answer(200, &serde_json::to_value(granted).unwrap()))
 }
 
 fn number(line: &str, key: &str) -> u64 {

@@ -44,6 +44,8 @@ pub struct FakeUnit {
     pub need_reload: bool,
     pub job: u32,
     pub on_start: OnStart,
+    /// Command of `ExecStart`.
+    pub command: Vec<String>,
 }
 
 impl FakeUnit {
@@ -59,7 +61,13 @@ impl FakeUnit {
             need_reload: false,
             job: 0,
             on_start: OnStart::Up,
+            command: vec!["/usr/local/bin/k3s".into(), "server".into()],
         }
+    }
+
+    /// A name that is free for a transient unit.
+    pub fn free() -> Self {
+        Self { load: "not-found".into(), file_state: String::new(), ..Self::dead() }
     }
 
     /// Running and started at boot.
@@ -87,6 +95,10 @@ pub struct World {
     pub hangs: bool,
     /// hostnamed answers with success and does nothing.
     pub hostnamed_lies: bool,
+    /// What timedated says of the clock.
+    pub synchronized: bool,
+    /// Names of the properties that the last transient unit was given.
+    pub transient: String,
     connections: Vec<Connection>,
     next_job: u32,
     root: PathBuf,
@@ -170,7 +182,8 @@ impl Fake {
         if bus {
             builder = builder
                 .serve_at("/org/freedesktop/DBus", Bus)
-                .serve_at("/org/freedesktop/hostname1", Hostnamed(self.clone()));
+                .serve_at("/org/freedesktop/hostname1", Hostnamed(self.clone()))
+                .serve_at("/org/freedesktop/timedate1", Timedated(self.clone()));
         }
         let names: Vec<String> = self.world().units.keys().cloned().collect();
         for name in names {
@@ -193,6 +206,14 @@ impl Fake {
         if hangs {
             std::future::pending::<()>().await;
         }
+    }
+
+    /// A transient unit's program ended well: systemd collects the unit.
+    pub fn ended(&self, name: &str) {
+        self.unit(name, |unit| {
+            unit.set("inactive", "dead", "success");
+            (unit.load, unit.job) = ("not-found".into(), 0);
+        });
     }
 
     fn read<T>(&self, name: &str, field: impl FnOnce(&FakeUnit) -> T) -> T {
@@ -293,9 +314,40 @@ impl Manager {
         self.job("StopUnit", name, &emitter).await
     }
 
+    /// As systemd: only a free name is taken, a program that succeeds leaves
+    /// nothing, one that fails leaves its failure.
+    async fn start_transient_unit(
+        &self,
+        name: &str,
+        mode: &str,
+        properties: Vec<(String, zbus::OwnedVariant)>,
+        aux: Vec<(String, Vec<(String, zbus::OwnedVariant)>)>,
+        #[zbus(signal_emitter)] emitter: SignalEmitter<'_>,
+    ) -> fdo::Result<OwnedObjectPath> {
+        assert!(mode == "fail" && aux.is_empty());
+        if self.0.read(name, |unit| unit.load != "not-found") {
+            self.0.called(format!("StartTransientUnit {name}: exists")).await;
+            return Err(fdo::Error::Failed(format!(
+                "Unit {name} was already loaded or has a fragment file."
+            )));
+        }
+        let names: Vec<&str> = properties.iter().map(|(name, _)| name.as_str()).collect();
+        self.0.world().transient = names.join(" ");
+        let command = properties.iter().find(|(name, _)| name == "ExecStart").unwrap().1.clone();
+        let command = Vec::<(String, Vec<String>, bool)>::try_from(command).unwrap().remove(0);
+        assert_eq!(command.0, command.1[0]);
+        self.0.unit(name, |unit| (unit.load, unit.command) = ("loaded".into(), command.1));
+        self.job("StartTransientUnit", name, &emitter).await
+    }
+
     async fn reset_failed_unit(&self, name: &str) {
         self.0.called(format!("ResetFailedUnit {name}")).await;
-        self.0.unit(name, |unit| unit.set("inactive", "dead", "success"));
+        self.0.unit(name, |unit| {
+            unit.set("inactive", "dead", "success");
+            if unit.file_state.is_empty() {
+                unit.load = "not-found".into();
+            }
+        });
     }
 
     async fn reload(&self) {
@@ -357,6 +409,7 @@ impl Manager {
             }
             OnStart::Activating => self.0.unit(name, |unit| unit.set("activating", "start", "success")),
             OnStart::FailedDone => self.0.unit(name, |unit| unit.set("failed", "failed", "exit-code")),
+            _ if verb == "StartTransientUnit" => self.0.ended(name),
             _ if verb == "StopUnit" => self.0.unit(name, |unit| unit.set("inactive", "dead", "success")),
             _ => self.0.unit(name, |unit| unit.set("active", "running", "success")),
         }
@@ -433,7 +486,7 @@ type Command = (String, Vec<String>, bool, u64, u64, u64, u64, u32, i32, i32);
 impl Service {
     #[zbus(property, name = "MainPID")]
     fn main_pid(&self) -> u32 {
-        4711
+        self.0.read(&self.1, |unit| if unit.active == "active" { 4711 } else { 0 })
     }
 
     #[zbus(property)]
@@ -448,8 +501,28 @@ impl Service {
 
     #[zbus(property)]
     fn exec_start(&self) -> Vec<Command> {
-        let argv = vec!["/usr/local/bin/k3s".into(), "server".into()];
-        vec![("/usr/local/bin/k3s".into(), argv, false, 0, 0, 0, 0, 0, 0, 0)]
+        let argv = self.0.read(&self.1, |unit| unit.command.clone());
+        vec![(argv[0].clone(), argv, false, 0, 0, 0, 0, 0, 0, 0)]
+    }
+
+    #[zbus(property)]
+    fn exec_main_status(&self) -> i32 {
+        self.0.read(&self.1, |unit| if unit.active == "failed" { 3 } else { 0 })
+    }
+}
+
+struct Timedated(Fake);
+
+#[zbus::interface(name = "org.freedesktop.timedate1")]
+impl Timedated {
+    #[zbus(property, name = "NTPSynchronized")]
+    fn ntp_synchronized(&self) -> bool {
+        self.0.world().synchronized
+    }
+
+    #[zbus(property, name = "NTP")]
+    fn ntp(&self) -> bool {
+        self.0.world().synchronized
     }
 }
 

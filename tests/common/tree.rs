@@ -8,9 +8,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use edge_bootstrap::boot::Agent;
-use edge_bootstrap::facts::runtime::{Joined, StartRecord, Unit};
+use edge_bootstrap::facts::runtime::{Joined, PinnedNic, StartRecord, Unit};
 use edge_bootstrap::facts::{Fact, HostFacts};
-use edge_bootstrap::plan::{Local, Plan, Wanted};
+use edge_bootstrap::plan::{Local, Plan, RestoreFrom, Wanted};
 use edge_bootstrap::sys::{Clock, Root, statefile};
 use edge_bootstrap::wire::secret::sha256_hex;
 use edge_bootstrap::{observe, paths};
@@ -89,9 +89,32 @@ impl TestHost {
         statefile::store(&self.root(), paths::IDENTITY, &identity).unwrap();
     }
 
+    /// Pins the interface that carried the node IP.
+    #[allow(dead_code, reason = "not every test that shares this file needs it")]
+    pub fn pin_nic(&self, nic: PinnedNic) {
+        let mut identity = observe::runtime::identity(&self.root()).known().cloned().flatten().unwrap();
+        identity.nic = Some(nic);
+        statefile::store(&self.root(), paths::IDENTITY, &identity).unwrap();
+    }
+
     /// Makes everything so as `plan` says, and starts the units with it.
     pub fn carry_out(&mut self, plan: &Plan) {
         let root = self.root();
+        for path in plan.retirement.iter().flat_map(|retirement| &retirement.paths) {
+            let aside = format!("{path}.quarantine-{}", plan.retirement.as_ref().unwrap().number);
+            std::fs::rename(root.path(path), root.path(&aside)).unwrap();
+        }
+        for item in &plan.quarantines {
+            std::fs::rename(root.path(&item.path), root.path(&format!("{}.quarantine-1", item.path)))
+                .unwrap();
+        }
+        for item in &plan.restores {
+            let bytes = match &item.from {
+                RestoreFrom::Copy(path) => std::fs::read(root.path(path)).unwrap(),
+                RestoreFrom::Text(text) => text.clone().into_bytes(),
+            };
+            self.write(&item.path, &bytes, 0o600);
+        }
         if let Some(identity) = &plan.identity {
             self.make_parent(paths::IDENTITY);
             statefile::store(&root, paths::IDENTITY, identity).unwrap();
@@ -113,6 +136,7 @@ impl TestHost {
             root.remove_file(&removal.path).unwrap();
         }
         self.name(plan);
+        self.address(plan);
         self.run_units(plan);
     }
 
@@ -132,6 +156,15 @@ impl TestHost {
         for path in plan.hostname.iter().flat_map(|_| [paths::HOSTNAME, "/proc/sys/kernel/hostname"]) {
             let name = &plan.hostname.as_ref().unwrap().name;
             self.write(path, format!("{name}\n").as_bytes(), 0o644);
+        }
+    }
+
+    fn address(&self, plan: &Plan) {
+        let Some(planned) = &plan.address else { return };
+        let now = self.root().read_text("/.facts/addresses").unwrap().unwrap_or_default();
+        if !now.contains(&planned.cidr.address.to_string()) {
+            let text = format!("{now}{} {}\n", planned.interface, planned.cidr);
+            self.write("/.facts/addresses", text.as_bytes(), 0o644);
         }
     }
 

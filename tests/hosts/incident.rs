@@ -2,7 +2,7 @@
 //! under new hostnames. With us, and as the control without us.
 //!
 //! Only a real k3s says something here: the tests run when `K3S_BIN` names one
-//! (`make incident`), and fail with the reason when it does not.
+//! (`make real`), and fail with the reason when it does not.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -21,7 +21,7 @@ struct Seen {
 }
 
 /// Three servers of a real k3s, steady.
-fn three_servers(name: &str) -> Room {
+pub fn three_servers(name: &str) -> Room {
     let mut room = Room::open(name).unwrap();
     assert!(room.k3s.real, "this law is about k3s itself: set K3S_BIN to a real one");
     for name in ["m1", "m2", "m3"] {
@@ -62,7 +62,7 @@ fn seen(node: &Value) -> Seen {
 }
 
 /// Names of the members of etcd that vote, as etcd itself tells.
-fn voters(host: &Host) -> BTreeSet<String> {
+pub fn voters(host: &Host) -> BTreeSet<String> {
     let tls = "/var/lib/rancher/k3s/server/tls/etcd";
     let script = format!(
         "curl -sS -m 5 --cacert {tls}/server-ca.crt --cert {tls}/client.crt --key {tls}/client.key \
@@ -84,7 +84,7 @@ fn rename_all(room: &Room) {
 }
 
 #[test]
-#[ignore = "needs K3S_BIN: run by `make incident`"]
+#[ignore = "needs K3S_BIN: run by `make real`"]
 fn three_renamed_servers_come_back_after_a_power_cut_as_the_same_cluster_without_a_person() {
     let mut room = three_servers("inc-with");
     let (members, before) = (voters(&room.hosts[0]), nodes(&room.hosts[0]));
@@ -117,7 +117,7 @@ fn without_agent(host: &Host) {
 }
 
 #[test]
-#[ignore = "needs K3S_BIN: run by `make incident`"]
+#[ignore = "needs K3S_BIN: run by `make real`"]
 fn the_control_without_us_leaves_ghost_nodes_and_deleting_one_removes_a_live_member() {
     let room = three_servers("inc-without");
     let (members, before) = (voters(&room.hosts[0]), nodes(&room.hosts[0]));

@@ -3,12 +3,22 @@
 //! Needs root; a run as somebody else fails and says so.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may stop at the first surprise")]
 
+mod address;
 mod campaign;
+mod clock;
+mod copies;
 mod daemon;
+mod forks;
 mod gate;
 mod hand;
+mod hatches;
+mod hostname;
 mod incident;
 mod lab;
+mod lease;
 mod line;
+mod moves;
+mod reset;
+mod router;
 mod secrets;
 mod suites;
