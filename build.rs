@@ -1,8 +1,5 @@
 //! Leaves the unwind tables out of programs that never unwind.
-#![expect(
-    clippy::disallowed_methods,
-    reason = "a build script is told everything by its environment"
-)]
+#![expect(clippy::disallowed_methods, reason = "a build script is told everything by its environment")]
 
 /// The release profile aborts on a panic: nothing reads the tables, and they are 0.8 MiB of a
 /// package that every host fetches over a thin link. The linker has no switch for

@@ -134,6 +134,12 @@ fn record_start(root: &Root, unit: &str) {
     let _ = root.ensure_dir(paths::RUN_DIR);
     let bytes = serde_json::to_vec(&record).unwrap_or_default();
     let _ = atomic::write_volatile(root, &paths::started_with(name), &bytes, 0o600);
+    // One of the two runs at a time: what the other was started with is over.
+    for other in
+        [units::K3S, units::K3S_AGENT].into_iter().filter(|other| units::is_k3s(unit) && *other != unit)
+    {
+        let _ = root.remove_file(&paths::started_with(other.trim_end_matches(".service")));
+    }
 }
 
 /// The gate ends itself after this many seconds; systemd takes that for "go".

@@ -124,6 +124,8 @@ mod tests {
         save(&root, &cache);
         assert_eq!(load(&root), cache);
         crate::sys::atomic::write(&root, VERSIONS, b"{", 0o600).unwrap();
+        assert_eq!(load(&root), cache, "the earlier copy counts");
+        crate::sys::atomic::write(&root, &format!("{VERSIONS}.prev"), b"{", 0o600).unwrap();
         assert_eq!(load(&root), Cache::new());
     }
 

@@ -45,10 +45,11 @@ fn reason(inputs: Inputs<'_>, duty: &Duty, pinned: &PinnedIdentity) -> Option<St
     let changes = rules::identity_changes(inputs, duty, pinned);
     let epoch = duty.cluster.epoch;
     let is_elsewhere = is_elsewhere(inputs, duty, pinned);
+    // What a host does in the cluster's next life is decided anew.
+    let stays = changes.iter().all(|(what, _)| *what == "role") || pinned.joined.is_none() && !is_elsewhere;
     if !changes.is_empty() && duty.cluster.rejoin && (is_elsewhere || epoch >= pinned.epoch) {
-        return Some(format!("the assignment moves this node: {}", changes.join(", ")));
+        return Some(format!("the assignment moves this node: {}", rules::phrase(changes)));
     }
-    let stays = changes.is_empty() || pinned.joined.is_none() && !is_elsewhere;
     (stays && epoch > pinned.epoch)
         .then(|| format!("the cluster began a new life: epoch {} to {epoch}", pinned.epoch))
 }

@@ -35,8 +35,13 @@ pub(super) fn before_planning(inputs: Inputs<'_>, duty: &Duty) -> Result<(), Ref
     refusals.into_iter().flatten().next().map_or(Ok(()), Err)
 }
 
-/// What of a pinned identity the assignment has otherwise, for people.
-pub(super) fn identity_changes(inputs: Inputs<'_>, duty: &Duty, pinned: &PinnedIdentity) -> Vec<String> {
+/// What of a pinned identity the assignment has otherwise: its name, and a
+/// phrase for people.
+pub(super) fn identity_changes(
+    inputs: Inputs<'_>,
+    duty: &Duty,
+    pinned: &PinnedIdentity,
+) -> Vec<(&'static str, String)> {
     let site = inputs.assignment.site.to_string();
     let (role, new_role) = (pinned.role.to_string(), duty.role.to_string());
     [
@@ -48,8 +53,13 @@ pub(super) fn identity_changes(inputs: Inputs<'_>, duty: &Duty, pinned: &PinnedI
     ]
     .into_iter()
     .filter(|(_, old, new)| old != new)
-    .map(|(what, old, new)| format!("{what} {old} to {new}"))
+    .map(|(what, old, new)| (what, format!("{what} {old} to {new}")))
     .collect()
+}
+
+/// Phrases of changes in one, for people.
+pub(super) fn phrase(changes: Vec<(&'static str, String)>) -> String {
+    changes.into_iter().map(|(_, phrase)| phrase).collect::<Vec<_>>().join(", ")
 }
 
 /// Once joined, name, IP, site, cluster and role stay (invariant 12).
@@ -59,7 +69,7 @@ fn keeps_identity(inputs: Inputs<'_>, duty: &Duty) -> Option<Refusal> {
     (!changes.is_empty()).then(|| {
         Refusal::new(
             "EB-identity-change",
-            format!("the assignment changes {} of a node that has joined", changes.join(", ")),
+            format!("the assignment changes {} of a node that has joined", phrase(changes)),
             "put the old values back at the central service; this node goes on as it is",
         )
     })

@@ -122,8 +122,10 @@ pub fn store<T: Serialize>(root: &Root, path: &str, value: &T) -> Result<atomic:
     if now.as_deref() == Some(bytes.as_slice()) {
         return Ok(atomic::Change::Unchanged);
     }
-    if let Some(now) = now.filter(|now| frame_is_whole(now)) {
-        atomic::write(root, &previous(path), &now, 0o600)?;
+    // The first content is its own earlier copy, so that one damaged file is never all there was.
+    let earlier = now.filter(|now| frame_is_whole(now));
+    if earlier.is_some() || !root.exists(&previous(path)) {
+        atomic::write(root, &previous(path), earlier.as_ref().unwrap_or(&bytes), 0o600)?;
     }
     Ok(atomic::write(root, path, &bytes, 0o600)?)
 }
@@ -210,6 +212,16 @@ mod tests {
                 "flip at {flip}"
             );
         }
+    }
+
+    #[test]
+    fn the_first_content_is_its_own_earlier_copy() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        store(&root, "/s", &"first").unwrap();
+        std::fs::write(root.path("/s"), b"").unwrap();
+        let loaded: Loaded<String> = load(&root, "/s").unwrap();
+        assert!(matches!(&loaded, Loaded::Previous { value, .. } if value == "first"));
     }
 
     #[test]

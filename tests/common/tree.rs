@@ -193,6 +193,9 @@ impl TestHost {
             config: config.filter(|_| !k3s),
         };
         self.write(&paths::started_with(name), &serde_json::to_vec(&record).unwrap(), 0o600);
+        for other in ["k3s", "k3s-agent"].into_iter().filter(|other| k3s && *other != name) {
+            root.remove_file(&paths::started_with(other)).unwrap();
+        }
     }
 }
 

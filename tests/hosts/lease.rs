@@ -245,4 +245,16 @@ fn an_old_single_server_asks_its_room_before_it_starts_and_stays_down_when_the_s
     is_held(old);
     room.hosts[1].boot().unwrap();
     room::steady(&room.hosts[1], LONG).unwrap();
+
+    // The service says what becomes of it, and nobody has to log in.
+    room.central.start_again().unwrap();
+    let id = node(&room, &room.hosts[0])["id"].as_str().unwrap().to_owned();
+    central(&room, &["assign", &id, "--role", "agent"]);
+    let old = &room.hosts[0];
+    wait_until(LONG, "the old server is an agent of the new cluster", || {
+        let now = status(old);
+        Ok((now["phase"] == "steady" && now["role"] == "agent" && now["epoch"] == 2).then_some(()))
+    })
+    .unwrap_or_else(|error| panic!("{error}: {}", status_text(old)));
+    old.sh("test -d /var/lib/rancher/k3s/server.quarantine-1").unwrap();
 }
