@@ -6,7 +6,7 @@
 //! restart here at all: the change waits.
 
 use super::item::{PlannedFile, PlannedGeneration, PlannedUnit, Wanted};
-use super::{Inputs, keys, units};
+use super::{Inputs, keys, members, units};
 use crate::facts::k3s_config::Effective;
 use crate::facts::runtime::Unit;
 use crate::paths;
@@ -23,9 +23,11 @@ pub(super) fn units(
     let mut planned = reruns(inputs, files);
     planned.push(units::other_stopped(duty));
     planned.push(running(units::CONTAINERD, containerd_restart(inputs, files), "k3s needs its socket"));
-    let reason = k3s_restart(inputs, duty, &generation.effective, binary);
+    let removed = waits_as_removed(inputs, duty);
+    let waits = removed.is_none() && needs_lease(inputs, duty);
+    let reason = removed.or_else(|| k3s_restart(inputs, duty, &generation.effective, binary));
     let mut k3s = running(units::of_role(duty.role), reason, "the role of this host");
-    if let (Some(reason), true) = (&k3s.restart, needs_lease(inputs, duty)) {
+    if let (Some(reason), true) = (&k3s.restart, waits) {
         k3s.restart_pending = Some(reason.clone());
         k3s.restart = None;
     }
@@ -97,6 +99,15 @@ fn k3s_restart(inputs: Inputs<'_>, duty: &Duty, planned: &Effective, binary: Opt
         return Some(format!("changed: {}", changed.join(", ")));
     }
     other_binary(inputs, duty, binary?)
+}
+
+/// A removed member that has not come to READY serves nobody and waits to be
+/// started anew for ever (k3s: pkg/etcd/etcd.go): no better than a dead unit. A
+/// cut that loses the tombstone right after the removal leads here.
+fn waits_as_removed(inputs: Inputs<'_>, duty: &Duty) -> Option<String> {
+    unit(inputs, units::K3S).filter(|unit| unit.main_pid != 0 && unit.active == "activating")?;
+    members::is_removed(inputs, duty)
+        .then(|| "etcd has removed this member, and k3s waits to be started anew".to_owned())
 }
 
 /// Only a record of the start tells what runs; a record without a link's target
