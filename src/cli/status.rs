@@ -146,7 +146,7 @@ fn reasons(out: &mut Lines, status: &Status) {
     }
     for allowed in &status.allowed {
         let used = match &allowed.last_used {
-            Some(at) => format!("used {} times in this boot, last {at}", allowed.used),
+            Some(at) => format!("used {} in this boot, last {at}", often(allowed.used)),
             None => "not used in this boot".to_owned(),
         };
         let (code, until, by) = (&allowed.code, &allowed.until, &allowed.by);
@@ -176,13 +176,19 @@ fn reasons(out: &mut Lines, status: &Status) {
 /// A start that the gate refused: what, why, what to do, and the way past it.
 fn refusal(out: &mut Lines, refused: &RefusedStart) {
     let RefusedStart { unit, code, reason, next, count, last_at, allow, .. } = refused;
-    out.line("refused", format!("{unit}: {code}: {reason} ({count} times, last {last_at})"));
+    out.line("refused", format!("{unit}: {code}: {reason} ({}, last {last_at})", often(*count)));
     out.line("next", next);
     out.line("let pass", allow);
 }
 
+fn often(count: u64) -> String {
+    if count == 1 { "once".to_owned() } else { format!("{count} times") }
+}
+
 fn place(out: &mut Lines, status: &Status) {
-    out.line("host", &status.host);
+    if !status.host.is_empty() {
+        out.line("host", &status.host);
+    }
     if let Some(node) = &status.node {
         out.line("node", format!("{} ({})", node.name, node.ip));
     }
