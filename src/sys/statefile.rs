@@ -122,12 +122,16 @@ pub fn store<T: Serialize>(root: &Root, path: &str, value: &T) -> Result<atomic:
     if now.as_deref() == Some(bytes.as_slice()) {
         return Ok(atomic::Change::Unchanged);
     }
-    // The first content is its own earlier copy, so that one damaged file is never all there was.
-    let earlier = now.filter(|now| frame_is_whole(now));
-    if earlier.is_some() || !root.exists(&previous(path)) {
-        atomic::write(root, &previous(path), earlier.as_ref().unwrap_or(&bytes), 0o600)?;
+    if let Some(now) = now.filter(|now| frame_is_whole(now)) {
+        atomic::write(root, &previous(path), &now, 0o600)?;
     }
-    Ok(atomic::write(root, path, &bytes, 0o600)?)
+    let change = atomic::write(root, path, &bytes, 0o600)?;
+    // The first content is its own earlier copy, so that one damaged file is never all there
+    // was. After the file itself: a copy alone would count as one whose newer one was lost.
+    if !root.exists(&previous(path)) {
+        atomic::write(root, &previous(path), &bytes, 0o600)?;
+    }
+    Ok(change)
 }
 
 fn previous(path: &str) -> String {
