@@ -69,13 +69,13 @@ fn gate_allow_lets_exactly_its_refusal_pass_with_the_daemon_dead_and_through_a_p
     assert!(motd(host).contains("EB-hostname") && motd(host).contains("gate revoke"), "{}", motd(host));
     let text = status_text(host);
     assert!(text.starts_with("edge-bootstrap is not running"), "{text}");
-    assert!(text.contains("name is known (used 1 times in this boot"), "{text}");
+    assert!(text.contains("name is known (used once in this boot"), "{text}");
     host.cut().unwrap();
     host.boot().unwrap();
     assert_eq!(host.sh("hostname").unwrap(), "drifted");
     wait_active(host, "k3s");
     let text = status_text(host);
-    assert!(line(&text, "allowed     EB-hostname").contains("used 1 times in this boot"), "{text}");
+    assert!(line(&text, "allowed     EB-hostname").contains("used once in this boot"), "{text}");
     // What is not allowed is still refused, beside what is.
     host.sh(&format!("test -s {TOKEN}; : >{TOKEN}")).unwrap();
     assert!(!restarts(host), "an empty token passed");
