@@ -45,6 +45,8 @@ pub mod hold;
 #[cfg(feature = "agent")]
 pub mod identity;
 #[cfg(feature = "agent")]
+pub mod inventory;
+#[cfg(feature = "agent")]
 pub mod lease;
 #[cfg(feature = "agent")]
 pub mod ledger;

@@ -39,6 +39,10 @@ pub const QUARANTINE: &str = "/var/lib/edge-bootstrap/quarantine";
 pub const VERSIONS: &str = "/var/lib/edge-bootstrap/versions.json";
 /// Names that others gave this host, and who did.
 pub const RENAMES: &str = "/var/lib/edge-bootstrap/renames.json";
+/// What containerd's store holds and what was decided about it.
+pub const INVENTORY: &str = "/var/lib/edge-bootstrap/inventory.json";
+/// Image archives by SHA-256, until their images are in the store.
+pub const IMAGES: &str = "/var/lib/edge-bootstrap/images";
 /// Reports that could not be sent yet.
 pub const OUTBOX: &str = "/var/lib/edge-bootstrap/outbox";
 
@@ -57,6 +61,8 @@ pub const CLAIM: &str = "/run/edge-bootstrap/claim.json";
 pub const HOLD: &str = "/run/edge-bootstrap/hold.json";
 /// That the init lease was confirmed in this boot.
 pub const LEASE: &str = "/run/edge-bootstrap/lease.json";
+/// What a look with privileges saw of disks and snapshotters in this boot.
+pub const STORAGE_LOOK: &str = "/run/edge-bootstrap/storage.json";
 /// Who else was heard with the node IP, by the last look of this boot.
 pub const ADDRESS_LOOK: &str = "/run/edge-bootstrap/address.json";
 /// One pass at a time.
@@ -97,6 +103,10 @@ pub const K3S_AGENT_UNIT: &str = "/etc/systemd/system/k3s-agent.service";
 /// Name of the drop-in of ours beside a unit.
 pub const DROP_IN: &str = "10-edge-bootstrap.conf";
 
+/// containerd's data.
+pub const CONTAINERD_ROOT: &str = "/var/lib/containerd";
+/// Where containerd answers.
+pub const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
 /// Our complete containerd configuration, named by `--config`.
 pub const CONTAINERD_CONFIG: &str = "/etc/containerd/edge-bootstrap.toml";
 /// Registry hosts, one directory per registry.

@@ -18,15 +18,28 @@ const LAYERS: [(u8, &[&str]); 6] = [
     (
         3,
         &[
-            "observe", "enrol", "apply", "activate", "verify", "report", "ledger", "identity", "hold",
-            "lease", "floor", "pause", "allow", "renames",
+            "observe",
+            "enrol",
+            "apply",
+            "activate",
+            "verify",
+            "report",
+            "ledger",
+            "identity",
+            "hold",
+            "lease",
+            "floor",
+            "pause",
+            "allow",
+            "renames",
+            "inventory",
         ],
     ),
     (4, &["boot", "daemon", "gate", "hatches"]),
     (5, &["cli", "logging", "lib", "main"]),
 ];
 /// Records of L3 that the steps may share.
-const RECORDS: [&str; 7] = ["ledger", "identity", "hold", "pause", "allow", "floor", "renames"];
+const RECORDS: [&str; 8] = ["ledger", "identity", "hold", "pause", "allow", "floor", "renames", "inventory"];
 
 /// What only `sys` may do, by the words that say it in code.
 const HANDS: [&str; 14] = [

@@ -105,6 +105,7 @@ impl Agent {
             manage_hostname: self.settings.node.manage_hostname,
             allow_keys: self.settings.trust.allow_keys.iter().map(ToString::to_string).collect(),
             snapshotter: self.settings.storage.snapshotter,
+            devmapper: self.settings.storage.devmapper.clone(),
             manage_ip: self.settings.node.manage_ip,
             interface: self.settings.node.interface.clone(),
             networks: match &self.settings.node.address {

@@ -12,6 +12,7 @@ pub mod network;
 pub mod overrides;
 pub mod rename;
 pub mod runtime;
+pub mod storage;
 pub mod system;
 
 use serde::{Deserialize, Serialize};
@@ -99,6 +100,9 @@ pub struct HostFacts {
     pub system: system::System,
     /// containerd, k3s and our own files as they are now.
     pub runtime: runtime::Runtime,
+    /// containerd's store and what it could stand on.
+    #[serde(default)]
+    pub storage: storage::Storage,
 }
 
 impl HostFacts {
@@ -113,6 +117,7 @@ impl HostFacts {
         steady.hardware.forget_usage();
         steady.system.time = system::Time::default();
         steady.runtime = runtime::Runtime::default();
+        steady.storage = storage::Storage::default();
         sha256_hex(serde_json::to_string(&steady).unwrap_or_default().as_bytes())
     }
 }

@@ -22,6 +22,7 @@ pub mod ports;
 pub mod rename;
 pub mod routes;
 pub mod runtime;
+pub mod storage;
 pub mod system;
 mod text;
 mod versions;
@@ -51,6 +52,7 @@ pub async fn host(root: &Root, clock: Clock, units: &BTreeMap<String, Fact<Unit>
         network: network::observe(root),
         system: system::observe(root, clock, &mounts),
         runtime: runtime::observe(root, units, &mounts).await,
+        storage: storage::observe(root, &mounts),
     }
 }
 

@@ -6,6 +6,7 @@
 use serde::Serialize;
 
 use crate::facts::k3s_config::Effective;
+use crate::facts::storage::Choice;
 use crate::role::words::{ArtifactUrl, Sha256Hex};
 use crate::wire::secret::sha256_hex;
 
@@ -138,6 +139,65 @@ pub struct PlannedArtifact {
     pub title: String,
     /// Where it belongs.
     pub path: String,
+    /// Tried in order.
+    pub urls: Vec<ArtifactUrl>,
+    /// SHA-256 that decides.
+    pub sha256: Sha256Hex,
+}
+
+/// The snapshotter that was decided, and what must be done to its pool before
+/// containerd starts, in order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PlannedStorage {
+    /// What is recorded in the inventory.
+    pub choice: Choice,
+    /// What is done to the pool; empty where it is up and well.
+    pub acts: Vec<PoolAct>,
+}
+
+/// One piece of work on a thin pool, done by a transient unit. Each may be run
+/// twice.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PoolAct {
+    /// Make it, on space that the act proves to be empty once more.
+    Create {
+        /// Its device-mapper name.
+        pool: String,
+        /// Volume group with room for it, or the device that becomes one.
+        space: PoolSpace,
+    },
+    /// Bring a pool that exists up.
+    Activate {
+        /// Its device-mapper name.
+        pool: String,
+    },
+    /// Check its metadata, and repair them into new ones where they are damaged;
+    /// the old ones are kept. It is down meanwhile.
+    Repair {
+        /// Its device-mapper name.
+        pool: String,
+    },
+    /// Give it more of its volume group's free room.
+    Extend {
+        /// Its device-mapper name.
+        pool: String,
+    },
+}
+
+/// What a pool is made on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PoolSpace {
+    /// Free room of this volume group.
+    VolumeGroup(String),
+    /// This whole device.
+    Device(String),
+}
+
+/// One archive of images that shall be in containerd's store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PlannedImage {
     /// Tried in order.
     pub urls: Vec<ArtifactUrl>,
     /// SHA-256 that decides.

@@ -35,13 +35,15 @@ use serde_json::json;
 
 pub use address::PlannedAddress;
 pub use item::{
-    PlannedArtifact, PlannedFile, PlannedGeneration, PlannedHostname, PlannedLink, PlannedQuarantine,
-    PlannedRemoval, PlannedRestore, PlannedUnit, RestoreFrom, Sensitivity, Wanted,
+    PlannedArtifact, PlannedFile, PlannedGeneration, PlannedHostname, PlannedImage, PlannedLink,
+    PlannedQuarantine, PlannedRemoval, PlannedRestore, PlannedStorage, PlannedUnit, PoolAct, PoolSpace,
+    RestoreFrom, Sensitivity, Wanted,
 };
 pub use lint::{CheckedPlan, check};
 pub use refusal::{Refusal, WaitingOn};
 pub use retire::PlannedRetirement;
 
+use crate::config::Devmapper;
 use crate::facts::HostFacts;
 use crate::facts::network::{Cidr, InterfaceChoice};
 use crate::facts::runtime::PinnedIdentity;
@@ -60,6 +62,8 @@ pub struct Local {
     pub allow_keys: Vec<String>,
     /// Snapshotter that the settings ask for.
     pub snapshotter: Option<Snapshotter>,
+    /// The thin pool that the settings name.
+    pub devmapper: Option<Devmapper>,
     /// Whether the agent puts the node IP on its interface at each boot.
     pub manage_ip: bool,
     /// The interface for that, where the settings name one.
@@ -111,6 +115,10 @@ pub struct Plan {
     pub quarantines: Vec<PlannedQuarantine>,
     /// Files of k3s that are put back, after that.
     pub restores: Vec<PlannedRestore>,
+    /// The snapshotter, and what its pool needs before containerd starts.
+    pub storage: Option<PlannedStorage>,
+    /// Archives whose images shall be in containerd's store; brought after the units are up.
+    pub images: Vec<PlannedImage>,
     /// What a reader should know, and does not stop anything.
     pub notes: Vec<String>,
 }
@@ -182,6 +190,8 @@ fn node_plan(inputs: Inputs<'_>, duty: &Duty) -> Result<Plan, WaitingOn> {
         removals: removals(inputs, duty),
         quarantines: members::quarantines(inputs, duty),
         restores: members::restores(inputs, duty),
+        storage: None,
+        images: Vec::new(),
         notes: notes(inputs, duty, &runtime),
         identity: Some(identity),
         generation: Some(generation),
@@ -282,6 +292,8 @@ pub fn to_json(plan: &Plan) -> serde_json::Value {
         "removals": plan.removals,
         "quarantines": plan.quarantines,
         "restores": plan.restores,
+        "storage": plan.storage,
+        "images": plan.images,
         "units": plan.units,
         "notes": plan.notes,
     })

@@ -6,15 +6,18 @@
 //! versions and a missing file named by `--config` fails instead of running on
 //! defaults.
 
+mod hosts;
+
+pub(super) use hosts::removals;
 use toml::{Table, Value};
 
 use super::Inputs;
-use super::item::{PlannedFile, PlannedRemoval};
+use super::item::PlannedFile;
 use super::refusal::{Refusal, WaitingOn};
 use crate::facts::system::CgroupVersion;
 use crate::paths;
 use crate::role::words::ImageRef;
-use crate::role::{Duty, Mirror, Snapshotter};
+use crate::role::{Duty, Snapshotter};
 
 /// containerd's data.
 const ROOT: &str = "/var/lib/containerd";
@@ -126,25 +129,8 @@ pub(super) fn files(duty: &Duty, decision: &Decision) -> Vec<PlannedFile> {
             "the CRI reports NetworkReady once one network is configured",
         ),
     ];
-    files.extend(duty.runtime.mirrors.iter().map(hosts_file));
+    files.extend(duty.runtime.mirrors.iter().map(hosts::hosts_file));
     files
-}
-
-/// `hosts.toml` files of ours whose registry is not named any more.
-pub(super) fn removals(inputs: Inputs<'_>, duty: &Duty) -> Vec<PlannedRemoval> {
-    let wanted: Vec<String> =
-        duty.runtime.mirrors.iter().map(|mirror| hosts_path(mirror.registry.as_str())).collect();
-    let ours = |text: &Option<String>| text.as_ref().is_some_and(|text| text.starts_with(MARK));
-    let files = inputs.facts.runtime.files.iter();
-    files
-        .filter(|(path, file)| {
-            path.starts_with(paths::CONTAINERD_CERTS) && ours(&file.text) && !wanted.contains(path)
-        })
-        .map(|(path, _)| PlannedRemoval {
-            path: path.clone(),
-            reason: "the assignment names no mirrors of it".to_owned(),
-        })
-        .collect()
 }
 
 /// containerd takes the first network by name; one of others may be before ours.
@@ -156,13 +142,6 @@ pub(super) fn foreign_network(inputs: Inputs<'_>) -> Option<String> {
         "{}: {first} comes before our loopback network, so containerd takes that one; it is left alone",
         paths::CNI_DIR
     ))
-}
-
-/// First words of a `hosts.toml` of ours.
-const MARK: &str = "# Written by edge-bootstrap";
-
-fn hosts_path(registry: &str) -> String {
-    format!("{}/{registry}/hosts.toml", paths::CONTAINERD_CERTS)
 }
 
 /// `cniVersion` stays below 1.1.0: from there on containerd runs the plugin
@@ -289,23 +268,6 @@ fn cni_3(decision: &Decision) -> Table {
     table([dirs, ("conf_dir", text(paths::CNI_DIR))])
 }
 
-/// `hosts.toml` of one registry: mirrors first, the registry itself as fall-back.
-fn hosts_file(mirror: &Mirror) -> PlannedFile {
-    let registry = mirror.registry.as_str();
-    let server = if registry == "docker.io" { "registry-1.docker.io" } else { registry };
-    let mut out = format!("{MARK}.\nserver = {}\n", text(&format!("https://{server}")));
-    for endpoint in &mirror.endpoints {
-        out += &format!("\n[host.{}]\ncapabilities = [\"pull\", \"resolve\"]\n", text(endpoint.as_str()));
-        // Read by containerd 2.0.7 and newer, ignored by older ones.
-        out += "dial_timeout = \"1s\"\n";
-    }
-    PlannedFile::public(
-        hosts_path(registry),
-        out,
-        format!("mirrors of {registry}, with the registry itself as fall-back"),
-    )
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 mod tests {
@@ -320,18 +282,6 @@ mod tests {
             cni_bin_dirs: vec!["/usr/lib/cni".into()],
             notes: Vec::new(),
         }
-    }
-
-    #[test]
-    fn a_mirror_falls_back_to_its_registry() {
-        let mirror = Mirror {
-            registry: "docker.io".parse().unwrap(),
-            endpoints: vec!["http://172.16.36.5:5000".parse().unwrap()],
-        };
-        let file = hosts_file(&mirror);
-        let table: Table = file.shown.unwrap().parse().unwrap();
-        assert_eq!(table["server"].as_str(), Some("https://registry-1.docker.io"));
-        assert!(table["host"]["http://172.16.36.5:5000"]["dial_timeout"].is_str());
     }
 
     #[test]

@@ -1,0 +1,98 @@
+//! What containerd's store holds, and what was decided about it.
+//!
+//! Owns the record, which lies outside the store so that it outlives it: the
+//! choice of the snapshotter, the images and layers that were there, the
+//! archives that were imported, and how often the store was set aside. Survives
+//! a power cut. Decides nothing.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::facts::storage::Choice;
+use crate::paths;
+use crate::sys::statefile::{self, StateError};
+use crate::sys::{Change, Root};
+
+/// The record. One that is damaged in both copies counts as empty: what it said
+/// is found again, and until then nothing is refused for it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Inventory {
+    /// The snapshotter in force, and the file system of its store.
+    pub choice: Option<Choice>,
+    /// Images of the namespace `k8s.io` as last seen: digest by name.
+    pub images: BTreeMap<String, String>,
+    /// Snapshots of the chosen snapshotter as last seen.
+    pub snapshots: u64,
+    /// Archives that were imported and synced, by SHA-256.
+    pub archives: BTreeMap<String, Archive>,
+    /// The store was set aside, newest last.
+    pub aside: Vec<SetAside>,
+}
+
+/// One archive that was imported to its end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Archive {
+    /// Names of the images that it brought.
+    pub images: Vec<String>,
+    /// RFC 3339 UTC: when the store was synced after it.
+    pub at: String,
+}
+
+/// The store was set aside as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetAside {
+    /// Where it lies now.
+    pub to: String,
+    /// Why, for people.
+    pub reason: String,
+    /// Boot in which it was.
+    pub boot_id: String,
+    /// Seconds since 1970.
+    pub at: u64,
+}
+
+impl Inventory {
+    /// Loads it.
+    #[must_use]
+    pub fn load(root: &Root) -> Self {
+        statefile::load(root, paths::INVENTORY).ok().and_then(statefile::Loaded::value).unwrap_or_default()
+    }
+}
+
+/// Loads the record, changes it and stores it, durably, when that changed
+/// anything.
+///
+/// # Errors
+/// When it cannot be stored.
+pub fn update(root: &Root, change: impl FnOnce(&mut Inventory)) -> Result<Change, StateError> {
+    let before = Inventory::load(root);
+    let mut after = before.clone();
+    change(&mut after);
+    if after == before {
+        return Ok(Change::Unchanged);
+    }
+    root.make_dir(paths::STATE_DIR, 0o700)?;
+    statefile::store(root, paths::INVENTORY, &after)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_is_kept_and_none_writes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        assert!(!update(&root, |_| {}).unwrap().is_change());
+        assert!(!root.exists(paths::INVENTORY));
+        let add = |inventory: &mut Inventory| {
+            inventory.images.insert("docker.io/lab/tiny:1".into(), "sha256:aa".into());
+        };
+        assert!(update(&root, add).unwrap().is_change());
+        assert!(!update(&root, add).unwrap().is_change());
+        assert_eq!(Inventory::load(&root).images.len(), 1);
+    }
+}
