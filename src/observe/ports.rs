@@ -2,9 +2,9 @@
 //!
 //! Owns finding the process behind a listening socket. The sockets are read
 //! first; processes are looked at only when one of the ports is taken. Reads
-//! procfs only (proc(5), proc_net_tcp).
+//! sockets and procfs only (sock_diag(7), proc(5)).
 
-use crate::sys::Root;
+use crate::sys::{Root, sockets};
 
 /// API and supervisor, the agents' load balancer, etcd's clients and peers, kubelet.
 /// k3s listens on the first four with `SO_REUSEPORT`: a second one starts
@@ -61,8 +61,15 @@ pub fn listeners(root: &Root) -> Vec<Listener> {
     found
 }
 
-/// Port and inode of each listening socket on one of the ports.
+/// Port and inode of each listening socket on one of the ports. The tables of
+/// procfs say the same, for other roots and for a kernel without sock_diag.
 fn sockets(root: &Root) -> Vec<(u16, String)> {
+    if root.is_host()
+        && let Ok(told) = sockets::listening()
+    {
+        let ours = told.into_iter().filter(|socket| PORTS.contains(&socket.port));
+        return ours.map(|socket| (socket.port, socket.inode.to_string())).collect();
+    }
     let tables = TABLES.iter().filter_map(|path| root.read_kernel(path).ok());
     tables.flat_map(|table| table.lines().skip(1).filter_map(socket).collect::<Vec<_>>()).collect()
 }

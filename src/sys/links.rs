@@ -10,35 +10,20 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 pub use nix::errno::Errno;
 use nix::libc;
 use nix::net::if_::{if_indextoname, if_nametoindex};
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, setsockopt,
-    socket, sockopt,
-};
-use nix::sys::time::{TimeVal, TimeValLike as _};
+use nix::sys::socket::{MsgFlags, SockFlag, SockProtocol, recv, send};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::netlink::{self, DUMP, ERROR, REQUEST, ROOM, attributes, error_of, message, messages, number};
 use super::root::Root;
 
 /// `RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR`.
 const GROUPS: u32 = 0x1 | 0x10 | 0x100;
-/// The kernel answers at once; this is for one that does not.
-const ANSWER_S: i64 = 2;
-/// Above what the kernel puts into one answer.
-const ROOM: usize = 64 * 1024;
-/// Tries of a list that changed while it was read.
-const TRIES: u32 = 3;
-
-const HEADER: usize = 16;
 /// `ifaddrmsg`.
 const ADDRESS_HEADER: usize = 8;
 /// `ifinfomsg`.
 const LINK_HEADER: usize = 16;
-const REQUEST: u16 = 0x1;
 const ACK: u16 = 0x4;
-/// `NLM_F_DUMP_INTR`: the list changed while it was read.
-const INTERRUPTED: u16 = 0x10;
-const DUMP: u16 = 0x300;
 const EXCLUSIVE_CREATE: u16 = 0x200 | 0x400;
 
 /// One address of an interface.
@@ -56,50 +41,16 @@ pub struct Address {
     pub is_duplicate: bool,
 }
 
-/// One message: kind, flags, what follows the header.
-type Message<'a> = (u16, u16, &'a [u8]);
-
 /// Addresses of all interfaces, loopback included.
 ///
 /// # Errors
 /// When the kernel does not tell.
 pub fn addresses() -> Result<Vec<Address>, Errno> {
-    let mut last = Err(Errno::EINTR);
-    for _ in 0..TRIES {
-        last = dump();
-        if last != Err(Errno::EINTR) {
-            return last;
-        }
-    }
-    last
-}
-
-fn dump() -> Result<Vec<Address>, Errno> {
-    let socket = open(0, SockFlag::empty())?;
     let request = message(libc::RTM_GETADDR, REQUEST | DUMP, &[0; ADDRESS_HEADER]);
-    send(socket.as_raw_fd(), &request, MsgFlags::empty())?;
-    let mut found = Vec::new();
-    let mut room = vec![0; ROOM];
-    loop {
-        let length = recv(socket.as_raw_fd(), &mut room, MsgFlags::empty())?;
-        for (kind, flags, body) in messages(room.get(..length).unwrap_or_default()) {
-            if flags & INTERRUPTED != 0 {
-                return Err(Errno::EINTR);
-            }
-            match kind {
-                DONE => return Ok(found),
-                ERROR => error_of(body)?,
-                libc::RTM_NEWADDR => found.extend(address(body)),
-                _ => {}
-            }
-        }
-    }
+    netlink::dump(SockProtocol::NetlinkRoute, &request, |kind, body| {
+        (kind == libc::RTM_NEWADDR).then(|| address(body)).flatten()
+    })
 }
-
-#[allow(clippy::cast_possible_truncation, reason = "NLMSG_DONE and NLMSG_ERROR are 3 and 2")]
-const DONE: u16 = libc::NLMSG_DONE as u16;
-#[allow(clippy::cast_possible_truncation, reason = "NLMSG_DONE and NLMSG_ERROR are 3 and 2")]
-const ERROR: u16 = libc::NLMSG_ERROR as u16;
 
 /// Switches `interface` on and adds `address` with `prefix` to it, until it is
 /// taken away or the host goes down. One that is there already is fine.
@@ -108,20 +59,12 @@ const ERROR: u16 = libc::NLMSG_ERROR as u16;
 /// `ENODEV` without that interface, `EPERM` without `CAP_NET_ADMIN`.
 pub fn add_address(interface: &str, address: IpAddr, prefix: u8) -> Result<(), Errno> {
     let index = if_nametoindex(interface)?;
-    let socket = open(0, SockFlag::empty())?;
+    let socket = netlink::open(SockProtocol::NetlinkRoute, 0, SockFlag::empty())?;
     ask(&socket, &switch_on(index))?;
     match ask(&socket, &new_address(index, address, prefix)) {
         Err(Errno::EEXIST) => Ok(()),
         other => other,
     }
-}
-
-fn open(groups: u32, flags: SockFlag) -> Result<OwnedFd, Errno> {
-    let flags = flags | SockFlag::SOCK_CLOEXEC;
-    let socket = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)?;
-    setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::seconds(ANSWER_S))?;
-    bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
-    Ok(socket)
 }
 
 /// Sends one request and reads whether it was done.
@@ -131,26 +74,6 @@ fn ask(socket: &OwnedFd, request: &[u8]) -> Result<(), Errno> {
     let length = recv(socket.as_raw_fd(), &mut room, MsgFlags::empty())?;
     let answer = room.get(..length).unwrap_or_default();
     messages(answer).find(|(kind, ..)| *kind == ERROR).map_or(Err(Errno::EPROTO), |(.., body)| error_of(body))
-}
-
-/// An error message of 0 says that it was done.
-fn error_of(body: &[u8]) -> Result<(), Errno> {
-    match number(body, 0).map(|bits| i32::from_ne_bytes(bits.to_ne_bytes())) {
-        Some(0) => Ok(()),
-        Some(code) => Err(Errno::from_raw(code.saturating_neg())),
-        None => Err(Errno::EPROTO),
-    }
-}
-
-fn message(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(HEADER + body.len()).unwrap_or(u32::MAX);
-    let mut bytes = length.to_ne_bytes().to_vec();
-    bytes.extend(kind.to_ne_bytes());
-    bytes.extend(flags.to_ne_bytes());
-    // Sequence and sender: the kernel needs neither for one request at a time.
-    bytes.extend([0; 8]);
-    bytes.extend(body);
-    bytes
 }
 
 /// `ifinfomsg` with `IFF_UP` set and in the mask.
@@ -173,40 +96,6 @@ fn new_address(index: u32, address: IpAddr, prefix: u8) -> Vec<u8> {
         body.extend(&octets);
     }
     message(libc::RTM_NEWADDR, REQUEST | ACK | EXCLUSIVE_CREATE, &body)
-}
-
-/// The messages of an answer; ends at the first that is not whole.
-fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
-    std::iter::from_fn(move || {
-        let length = usize::try_from(number(bytes, 0)?).ok().filter(|length| *length >= HEADER)?;
-        let (kind, flags) = (half(bytes, 4)?, half(bytes, 6)?);
-        let body = bytes.get(HEADER..length)?;
-        bytes = bytes.get(aligned(length)..).unwrap_or_default();
-        Some((kind, flags, body))
-    })
-}
-
-/// Kind and content of the attributes that follow a message's own header.
-fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    std::iter::from_fn(move || {
-        let length = usize::from(half(bytes, 0)?);
-        let kind = half(bytes, 2)?;
-        let content = bytes.get(4..length)?;
-        bytes = bytes.get(aligned(length)..).unwrap_or_default();
-        Some((kind, content))
-    })
-}
-
-fn aligned(length: usize) -> usize {
-    length.saturating_add(3) & !3
-}
-
-fn number(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_ne_bytes(bytes.get(at..at.checked_add(4)?)?.try_into().ok()?))
-}
-
-fn half(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_ne_bytes(bytes.get(at..at.checked_add(2)?)?.try_into().ok()?))
 }
 
 /// What an `RTM_NEWADDR` says, without the name of its interface.
@@ -263,7 +152,10 @@ impl LinkWatch {
     /// Watches the running host; below a foreign root it never tells anything.
     #[must_use]
     pub fn new(root: &Root) -> Self {
-        let socket = root.is_host().then(|| open(GROUPS, SockFlag::SOCK_NONBLOCK).ok()).flatten();
+        let socket = root
+            .is_host()
+            .then(|| netlink::open(SockProtocol::NetlinkRoute, GROUPS, SockFlag::SOCK_NONBLOCK).ok())
+            .flatten();
         Self { socket: socket.and_then(register) }
     }
 
@@ -364,20 +256,12 @@ mod tests {
         assert!(matters(libc::RTM_DELADDR, &[2, 24, 0, 0]) && !matters(libc::RTM_NEWADDR, &[10, 64, 0, 253]));
     }
 
-    #[test]
-    fn an_answer_of_zero_means_done() {
-        assert_eq!(error_of(&0_i32.to_ne_bytes()), Ok(()));
-        assert_eq!(error_of(&(-17_i32).to_ne_bytes()), Err(Errno::EEXIST));
-        assert_eq!(error_of(&[]), Err(Errno::EPROTO));
-    }
-
     proptest! {
         #[test]
         fn any_bytes_end(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
             for (_, _, body) in messages(&bytes) {
-                let _ = (told(body), error_of(body), matters(libc::RTM_NEWLINK, body));
+                let _ = (told(body), matters(libc::RTM_NEWLINK, body));
             }
-            let _ = attributes(&bytes).count();
         }
     }
 }
