@@ -13,7 +13,7 @@ use tokio::process::Command;
 /// Largest output that is kept, in bytes.
 const MAX_OUTPUT: u64 = 4 * 1024 * 1024;
 /// Where programs are looked for.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// A program that could not be run to its end.
 #[derive(Debug, Error)]
@@ -46,6 +46,12 @@ pub struct Output {
     pub stdout: String,
     /// Standard error.
     pub stderr: String,
+}
+
+/// Whether there is a program of this name where programs are looked for.
+#[must_use]
+pub fn is_installed(root: &super::Root, program: &str) -> bool {
+    PATH.split(':').any(|directory| root.exists(&format!("{directory}/{program}")))
 }
 
 /// Runs `program` with `args` and waits up to `deadline`.

@@ -15,7 +15,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::header::{ACCEPT, CONTENT_TYPE, RANGE, RETRY_AFTER};
+use reqwest::header::{ACCEPT, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_RANGE, RANGE, RETRY_AFTER};
 use reqwest::{NoProxy, Proxy, Response, Url, redirect, tls::TlsInfo};
 use rustls::pki_types::pem::PemObject as _;
 use thiserror::Error;
@@ -186,7 +186,7 @@ impl Client {
     pub async fn send(&self, request: Request<'_>) -> Result<Answer, HttpError> {
         let url = allowed(request.url)?;
         let exchange = async {
-            let mut response = self.start(url, request.json, 0).await?;
+            let mut response = self.start(url, request.json).await?;
             let body = read(&mut response, request.limit).await?;
             Ok(answer(&response, body))
         };
@@ -201,24 +201,39 @@ impl Client {
     /// # Errors
     /// [`HttpError`] when no answer begins within `deadline`.
     pub async fn download(&self, url: &str, offset: u64, deadline: Duration) -> Result<Download, HttpError> {
-        let url = allowed(url)?;
-        match tokio::time::timeout(deadline, self.start(url, None, offset)).await {
-            Ok(response) => Ok(Download { response: response?, deadline }),
+        self.download_rest(url, (offset, None), deadline).await
+    }
+
+    /// The same; with the entity tag of what came before, another version is
+    /// sent whole (`If-Range`, RFC 9110).
+    ///
+    /// # Errors
+    /// As [`Client::download`].
+    pub async fn download_rest(
+        &self,
+        url: &str,
+        (offset, tag): (u64, Option<&str>),
+        deadline: Duration,
+    ) -> Result<Download, HttpError> {
+        let mut request = self.inner.get(allowed(url)?).header(ACCEPT, "*/*");
+        if offset > 0 {
+            request = request.header(RANGE, format!("bytes={offset}-"));
+        }
+        if let Some(tag) = tag.filter(|_| offset > 0) {
+            request = request.header(IF_RANGE, tag);
+        }
+        match tokio::time::timeout(deadline, request.send()).await {
+            Ok(response) => Ok(Download { response: response.map_err(broken)?, deadline }),
             Err(_) => Err(HttpError::Deadline(deadline.as_secs())),
         }
     }
 
-    async fn start(&self, url: Url, json: Option<&[u8]>, offset: u64) -> Result<Response, HttpError> {
-        let mut request = match json {
+    async fn start(&self, url: Url, json: Option<&[u8]>) -> Result<Response, HttpError> {
+        let request = match json {
             Some(json) => self.inner.post(url).header(CONTENT_TYPE, "application/json").body(json.to_vec()),
             None => self.inner.get(url),
         };
-        if offset > 0 {
-            request = request.header(RANGE, format!("bytes={offset}-"));
-        } else {
-            request = request.header(ACCEPT, "application/json, */*;q=0.1");
-        }
-        request.send().await.map_err(broken)
+        request.header(ACCEPT, "application/json, */*;q=0.1").send().await.map_err(broken)
     }
 }
 
@@ -234,6 +249,21 @@ impl Download {
     #[must_use]
     pub fn status(&self) -> u16 {
         self.response.status().as_u16()
+    }
+
+    /// Strong entity tag of what comes, when the other side gives one.
+    #[must_use]
+    pub fn tag(&self) -> Option<String> {
+        let tag = self.response.headers().get(ETAG)?.to_str().ok()?;
+        tag.starts_with('"').then(|| tag.to_owned())
+    }
+
+    /// Where the body begins in the whole, by `Content-Range`; 0 without one.
+    #[must_use]
+    pub fn begins_at(&self) -> u64 {
+        let range = self.response.headers().get(CONTENT_RANGE).and_then(|range| range.to_str().ok());
+        let first = range.and_then(|range| range.strip_prefix("bytes ")?.split('-').next()?.parse().ok());
+        first.unwrap_or(0)
     }
 
     /// Bytes still to come, when the other side told.
@@ -329,7 +359,7 @@ fn broken(error: reqwest::Error) -> HttpError {
     HttpError::Broken(error)
 }
 
-fn innermost(error: &dyn StdError) -> String {
+pub(super) fn innermost(error: &dyn StdError) -> String {
     let mut error = error;
     while let Some(source) = error.source() {
         error = source;

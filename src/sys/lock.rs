@@ -34,16 +34,27 @@ pub async fn acquire(root: &Root, path: &str, patience: Duration) -> Result<Opti
     }
 }
 
+/// Takes the lock at `path`, however long that takes: for work of milliseconds.
+///
+/// # Errors
+/// When the lock file cannot be opened or locked.
+pub fn hold(root: &Root, path: &str) -> Result<Lock, FileError> {
+    let file = open(root, path)?;
+    match Flock::lock(file, FlockArg::LockExclusive) {
+        Ok(lock) => Ok(Lock(lock)),
+        Err((_, errno)) => Err(FileError::new("lock", path, errno.into())),
+    }
+}
+
+fn open(root: &Root, path: &str) -> Result<File, FileError> {
+    let mut options = OpenOptions::new();
+    let file = options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    file.open(root.path(path)).map_err(|error| FileError::new("lock", path, error))
+}
+
 fn try_acquire(root: &Root, path: &str) -> Result<Option<Lock>, FileError> {
     let failed = |error: io::Error| FileError::new("lock", path, error);
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(root.path(path))
-        .map_err(failed)?;
+    let file = open(root, path)?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => Ok(Some(Lock(lock))),
         Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),

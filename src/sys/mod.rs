@@ -8,14 +8,18 @@
     reason = "this is the one layer that these bans point to"
 )]
 
+pub mod answers;
 pub mod arp;
 pub mod atomic;
+pub mod block;
 pub mod clock;
 pub mod clock_watch;
 pub mod datagram;
+pub mod entries;
 pub mod exec;
 pub mod fault;
 pub mod file_watch;
+pub mod grpc;
 pub mod host;
 pub mod hostnamed;
 pub mod http;
@@ -26,6 +30,9 @@ pub mod lock;
 pub mod machine;
 pub mod netlink;
 pub mod notify;
+pub mod overlay;
+pub mod packed;
+pub mod part;
 pub mod random;
 pub mod root;
 pub mod sink;

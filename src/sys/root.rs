@@ -238,6 +238,12 @@ impl Root {
         }
     }
 
+    /// Removes a directory in which nothing is; whether it is gone. Follows no links.
+    #[must_use]
+    pub fn remove_empty_dir(&self, path: &str) -> bool {
+        fs::remove_dir(self.path(path)).is_ok()
+    }
+
     /// Moves a file or directory on one file system and syncs both parents.
     ///
     /// # Errors
@@ -250,6 +256,28 @@ impl Root {
             sync_path(parent).map_err(failed)?;
         }
         Ok(())
+    }
+
+    /// Size of a regular file, without following a link at its end; `None` when
+    /// there is none, or something else.
+    ///
+    /// # Errors
+    /// When it cannot be looked at.
+    pub fn plain_size(&self, path: &str) -> Result<Option<u64>, FileError> {
+        match fs::symlink_metadata(self.path(path)) {
+            Ok(meta) => Ok(meta.is_file().then_some(meta.len())),
+            Err(error) => absent("look at", path, error),
+        }
+    }
+
+    /// Makes everything on the file system of `path` durable: syncfs(2).
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub fn sync_fs(&self, path: &str) -> Result<(), FileError> {
+        let failed = |error| FileError::new("sync the file system of", path, error);
+        let file = fs::File::open(self.path(path)).map_err(failed)?;
+        nix::unistd::syncfs(&file).map_err(|errno| failed(errno.into()))
     }
 
     /// Makes a directory's entries durable.

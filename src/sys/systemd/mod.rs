@@ -57,6 +57,14 @@ struct Inner {
 struct Slot {
     link: Option<Arc<Link>>,
     avoid_bus_until: Option<Instant>,
+    /// The bus is not started for our sake.
+    is_hurried: bool,
+}
+
+impl Slot {
+    fn avoids_bus(&self) -> bool {
+        self.is_hurried || self.avoid_bus_until.is_some_and(|until| Instant::now() < until)
+    }
 }
 
 impl Systemd {
@@ -65,6 +73,17 @@ impl Systemd {
     #[must_use]
     pub fn new(root: &Root) -> Self {
         Self(Arc::new(Inner { ways: Ways::below(root), slot: Mutex::default() }))
+    }
+
+    /// From here on systemd's own socket is preferred, until [`Self::take_time`]:
+    /// in the middle of a boot the bus itself has yet to start.
+    pub async fn hurry(&self) {
+        self.0.slot.lock().await.is_hurried = true;
+    }
+
+    /// From here on the bus is preferred again.
+    pub async fn take_time(&self) {
+        self.0.slot.lock().await.is_hurried = false;
     }
 
     /// Which way calls take now.
@@ -84,6 +103,15 @@ impl Systemd {
         let digits: String =
             text.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect();
         digits.parse().map_err(|_| SystemdError::from_answer("Version", &text, zbus::Error::InvalidReply))
+    }
+
+    /// Whether the whole system is being stopped.
+    ///
+    /// # Errors
+    /// When systemd is not reached.
+    pub async fn is_stopping(&self) -> Result<bool, SystemdError> {
+        let ask = |it: ManagerProxy<'static>| async move { it.system_state().await };
+        Ok(self.manager("SystemState", "", Retry::Yes, ask).await? == "stopping")
     }
 
     /// State of one unit. A unit without any file has `load` `not-found`.
@@ -221,7 +249,7 @@ impl Systemd {
     /// been left alone for long enough.
     async fn link(&self) -> Result<Arc<Link>, SystemdError> {
         let mut slot = self.0.slot.lock().await;
-        let avoid_bus = slot.avoid_bus_until.is_some_and(|until| Instant::now() < until);
+        let avoid_bus = slot.avoids_bus();
         let open = slot.link.clone().filter(|link| !link.connection.is_closed());
         if let Some(link) = open {
             if link.way == Way::Bus || avoid_bus {
@@ -244,6 +272,8 @@ impl Systemd {
 
     /// The bus, for services other than systemd; `None` when calls go another way.
     pub(in crate::sys) async fn bus(&self) -> Option<Connection> {
+        // Who needs another service waits for the bus.
+        self.take_time().await;
         self.link().await.ok().filter(|link| link.way == Way::Bus).map(|link| link.connection.clone())
     }
 

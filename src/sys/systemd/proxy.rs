@@ -53,6 +53,9 @@ pub trait Manager {
 
     #[zbus(property(emits_changed_signal = "false"))]
     fn version(&self) -> zbus::Result<String>;
+
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn system_state(&self) -> zbus::Result<String>;
 }
 
 /// Object path of a unit: every byte that is no ASCII letter or digit, and a
