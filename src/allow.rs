@@ -36,6 +36,7 @@ pub const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
 
 const FORK: &str = "k3s may start a second, empty cluster beside this one, and workloads are then removed";
 const MEMBER: &str = "the member of etcd may be lost, and with it the quorum of the cluster";
+const IMAGES: &str = "containerd deletes every image layer that is on the disk, and pods start only when all are brought again";
 const TWICE: &str = "two hosts may act as one node, and each damages what the other stores";
 
 /// What the gate may refuse with, and what letting it pass may lose. The codes
@@ -65,11 +66,14 @@ const CODES: &[(&str, Option<&str>)] = &[
     ("EB-lint-secret", None),
     ("EB-orphan", Some(MEMBER)),
     ("EB-override", Some(FORK)),
+    ("EB-pool-inactive", None),
     ("EB-pre-start-late", None),
     ("EB-retiring", Some(TWICE)),
     ("EB-server-key", None),
     ("EB-server-missing", None),
     ("EB-state-file", Some(FORK)),
+    ("EB-storage-root", None),
+    ("EB-store-empty", Some(IMAGES)),
     ("EB-token-empty", Some(FORK)),
     ("EB-token-missing", Some(FORK)),
     ("EB-token-unpinned", Some(FORK)),

@@ -10,9 +10,13 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::facts::storage::Choice;
+use crate::facts::store::SetAside;
 use crate::paths;
 use crate::sys::statefile::{self, StateError};
-use crate::sys::{Change, Root};
+use crate::sys::{Change, Root, lock};
+
+/// How many times of setting the store aside are remembered.
+const KEPT: usize = 10;
 
 /// The record. One that is damaged in both copies counts as empty: what it said
 /// is found again, and until then nothing is refused for it.
@@ -27,8 +31,28 @@ pub struct Inventory {
     pub snapshots: u64,
     /// Archives that were imported and synced, by SHA-256.
     pub archives: BTreeMap<String, Archive>,
+    /// Archives whose import began and was not seen to end, or whose images are
+    /// damaged: what is in the store of them goes before they are imported
+    /// again. Each with the boot in which that was recorded.
+    pub unfinished: BTreeMap<String, String>,
+    /// How the newest boot ended, as far as it has.
+    pub boot: Boot,
     /// The store was set aside, newest last.
     pub aside: Vec<SetAside>,
+}
+
+/// One boot, and whether what it wrote can be trusted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Boot {
+    /// Its id; empty before the first one was recorded.
+    pub id: String,
+    /// The system was stopped in good order, after the store was synced.
+    pub clean: bool,
+    /// An earlier boot ended otherwise, and the store was not verified since.
+    pub suspect: bool,
+    /// Seconds since 1970 of the newest good end; 0 when there was none.
+    pub good_until: u64,
 }
 
 /// One archive that was imported to its end.
@@ -40,24 +64,23 @@ pub struct Archive {
     pub at: String,
 }
 
-/// The store was set aside as a whole.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SetAside {
-    /// Where it lies now.
-    pub to: String,
-    /// Why, for people.
-    pub reason: String,
-    /// Boot in which it was.
-    pub boot_id: String,
-    /// Seconds since 1970.
-    pub at: u64,
-}
-
 impl Inventory {
     /// Loads it.
     #[must_use]
     pub fn load(root: &Root) -> Self {
         statefile::load(root, paths::INVENTORY).ok().and_then(statefile::Loaded::value).unwrap_or_default()
+    }
+
+    /// The store was set aside: nothing that was in it is there any more, and
+    /// every archive is to be imported again.
+    pub fn set_aside(&mut self, aside: SetAside) {
+        self.images.clear();
+        self.snapshots = 0;
+        self.archives.clear();
+        self.unfinished.clear();
+        self.aside.push(aside);
+        let old = self.aside.len().saturating_sub(KEPT);
+        self.aside.drain(..old);
     }
 }
 
@@ -67,6 +90,8 @@ impl Inventory {
 /// # Errors
 /// When it cannot be stored.
 pub fn update(root: &Root, change: impl FnOnce(&mut Inventory)) -> Result<Change, StateError> {
+    root.make_dir(paths::RUN_DIR, 0o755)?;
+    let _lock = lock::hold(root, paths::INVENTORY_LOCK)?;
     let before = Inventory::load(root);
     let mut after = before.clone();
     change(&mut after);

@@ -75,6 +75,9 @@ pub struct Failed {
     pub reason: String,
     /// RFC 3339 UTC.
     pub at: String,
+    /// SHA-256 of containerd's file, where containerd did not come up with it.
+    #[serde(default)]
+    pub containerd: Option<String>,
 }
 
 /// What happened.
@@ -178,7 +181,8 @@ mod tests {
     }
 
     fn failed() -> Failed {
-        Failed { digest: "d2".into(), reason: "k3s failed".into(), at: "2026-11-21T00:00:00Z".into() }
+        let at = "2026-11-21T00:00:00Z".into();
+        Failed { digest: "d2".into(), reason: "k3s failed".into(), at, containerd: None }
     }
 
     fn run(events: Vec<Event>) -> Option<Ledger> {

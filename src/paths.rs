@@ -37,11 +37,15 @@ pub const NODE_PASSWORD_COPY: &str = "/var/lib/edge-bootstrap/backup/node-passwo
 pub const QUARANTINE: &str = "/var/lib/edge-bootstrap/quarantine";
 /// What installed programs print as their version, by identity of the file.
 pub const VERSIONS: &str = "/var/lib/edge-bootstrap/versions.json";
+/// What the installed containerd made of the files that it was asked about.
+pub const CONTAINERD_CHECKED: &str = "/var/lib/edge-bootstrap/containerd-checked.json";
+/// A file for containerd that it is asked about before it is put in force.
+pub const CONTAINERD_CANDIDATE: &str = "/run/edge-bootstrap/containerd-candidate.toml";
 /// Names that others gave this host, and who did.
 pub const RENAMES: &str = "/var/lib/edge-bootstrap/renames.json";
 /// What containerd's store holds and what was decided about it.
 pub const INVENTORY: &str = "/var/lib/edge-bootstrap/inventory.json";
-/// Image archives by SHA-256, until their images are in the store.
+/// Image archives by SHA-256, kept as what their images come back from.
 pub const IMAGES: &str = "/var/lib/edge-bootstrap/images";
 /// Reports that could not be sent yet.
 pub const OUTBOX: &str = "/var/lib/edge-bootstrap/outbox";
@@ -65,6 +69,14 @@ pub const LEASE: &str = "/run/edge-bootstrap/lease.json";
 pub const STORAGE_LOOK: &str = "/run/edge-bootstrap/storage.json";
 /// Who else was heard with the node IP, by the last look of this boot.
 pub const ADDRESS_LOOK: &str = "/run/edge-bootstrap/address.json";
+/// Which registry mirrors answered in this boot.
+pub const MIRRORS: &str = "/run/edge-bootstrap/mirrors.json";
+/// Held while the inventory is changed.
+pub const INVENTORY_LOCK: &str = "/run/edge-bootstrap/inventory.lock";
+/// One at a time brings images.
+pub const IMAGES_LOCK: &str = "/run/edge-bootstrap/images.lock";
+/// What the last check of the store's images found in this boot.
+pub const IMAGES_CHECKED: &str = "/run/edge-bootstrap/images-checked.json";
 /// One pass at a time.
 pub const LOCK: &str = "/run/edge-bootstrap/lock";
 /// Set by `pause`: observe and report, change nothing. Survives a reboot.
@@ -105,6 +117,9 @@ pub const DROP_IN: &str = "10-edge-bootstrap.conf";
 
 /// containerd's data.
 pub const CONTAINERD_ROOT: &str = "/var/lib/containerd";
+/// A store that is a mount of its own and is being set aside: its parts are
+/// gathered here. Gone when they all are.
+pub const STORE_HALF_ASIDE: &str = "/var/lib/containerd/.quarantine";
 /// Where containerd answers.
 pub const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
 /// Our complete containerd configuration, named by `--config`.
@@ -139,6 +154,24 @@ pub const MODULES: &str = "/etc/modules-load.d/edge-bootstrap.conf";
 #[must_use]
 pub fn started_with(unit: &str) -> String {
     format!("{RUN_DIR}/started-{unit}.json")
+}
+
+/// An archive of images, by its SHA-256.
+#[must_use]
+pub fn image_archive(sha256: &str) -> String {
+    format!("{IMAGES}/{sha256}.tar")
+}
+
+/// How the import of an archive ended in this boot, written by its act.
+#[must_use]
+pub fn imported(sha256: &str) -> String {
+    format!("{RUN_DIR}/imported-{sha256}.json")
+}
+
+/// How an act ended in this boot, written by it.
+#[must_use]
+pub fn act_end(name: &str) -> String {
+    format!("{RUN_DIR}/act-{name}.json")
 }
 
 /// Where our k3s store keeps one version's binary.

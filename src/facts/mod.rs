@@ -4,16 +4,21 @@
 //! that could not be read is `unknown` with its reason, never a failure. No
 //! I/O here: `observe` reads the host into these types.
 
+pub mod archive;
+pub mod bolt;
 pub mod ca;
 pub mod hardware;
 pub mod identity;
 pub mod k3s_config;
+pub mod mirrors;
 pub mod network;
 pub mod overrides;
 pub mod rename;
 pub mod runtime;
 pub mod storage;
+pub mod store;
 pub mod system;
+pub mod thin;
 
 use serde::{Deserialize, Serialize};
 

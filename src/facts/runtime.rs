@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Fact;
 use super::k3s_config::{Effective, Layer};
+use super::mirrors::Mirrors;
 use super::overrides::Override;
 
 /// What runs on the host, and what our files hold.
@@ -28,6 +29,9 @@ pub struct Runtime {
     pub identity: Fact<Option<PinnedIdentity>>,
     /// CNI files of others, by name order, with their network's name.
     pub cni_files: Fact<Vec<String>>,
+    /// Which registry mirrors answered in this boot.
+    #[serde(default)]
+    pub mirrors: Fact<Mirrors>,
 }
 
 /// containerd as installed.
@@ -45,6 +49,18 @@ pub struct Containerd {
     /// its gate recorded it in this boot.
     #[serde(default)]
     pub started_with: Fact<Option<String>>,
+    /// Where runc is; `None`: nowhere that is known.
+    #[serde(default)]
+    pub runc: Fact<Option<String>>,
+    /// Other programs that use the same daemon: `dockerd`.
+    #[serde(default)]
+    pub shared_with: Fact<Vec<String>>,
+    /// Store that the package's own `/etc/containerd/config.toml` names.
+    #[serde(default)]
+    pub package_root: Fact<Option<String>>,
+    /// CNI files of others that containerd cannot use, by name, with why.
+    #[serde(default)]
+    pub broken_networks: Fact<BTreeMap<String, String>>,
 }
 
 /// k3s as installed and as it last started.
@@ -255,4 +271,25 @@ pub struct Joined {
     pub ca_hash: Option<String>,
     /// Full etcd member name; only the part before the last `-` is compared.
     pub etcd_member: Option<String>,
+}
+
+/// The pinned identity of a server that has not joined yet, for tests.
+#[cfg(test)]
+pub(crate) fn pinned_server() -> PinnedIdentity {
+    PinnedIdentity {
+        node_id: None,
+        site: "hz-017".to_owned(),
+        cluster: "hz-017".to_owned(),
+        role: crate::role::Role::Server,
+        node_name: "172-16-36-1".to_owned(),
+        node_ip: std::net::Ipv4Addr::new(172, 16, 36, 1).into(),
+        manage_hostname: true,
+        epoch: 1,
+        init_started: None,
+        fingerprint: Fingerprint::default(),
+        joined: None,
+        highest_epoch: 1,
+        nic: None,
+        retiring: None,
+    }
 }

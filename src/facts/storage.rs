@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::Fact;
+use super::store::Store;
 use crate::role::Snapshotter;
 
 /// What decides about the snapshotter, and whether the store is whole.
@@ -25,6 +26,10 @@ pub struct Storage {
     pub look: Fact<Look>,
     /// What was decided on this host before, and where its store was then.
     pub choice: Fact<Option<Choice>>,
+    /// What a repair of the store would have to know.
+    pub store: Store,
+    /// Archives whose images are in the store, synced, by SHA-256.
+    pub archives: Fact<Vec<String>>,
 }
 
 /// The file system that holds containerd's root.
@@ -80,6 +85,12 @@ pub enum DatabaseState {
 pub struct Look {
     /// Boot in which it looked; another one's result is unknown.
     pub boot_id: String,
+    /// Seconds after that boot.
+    pub since_boot_s: u64,
+    /// What the settings named then.
+    pub named: Named,
+    /// Whether directory entries below containerd's root tell their type, tried with new ones.
+    pub d_type: Fact<bool>,
     /// A real overlay mount below containerd's root.
     pub overlay: Fact<OverlayTest>,
     /// Device-mapper targets of the kernel: `thin-pool`, `thin`, …
@@ -92,6 +103,18 @@ pub struct Look {
     pub group: Fact<Option<VolumeGroup>>,
     /// The block device that the settings name; `None`: there is none.
     pub device: Fact<Option<Device>>,
+}
+
+/// The pool of the settings, and what it lies on, when a look was made.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Named {
+    /// Device-mapper name of the pool.
+    pub pool: Option<String>,
+    /// Volume group that holds it.
+    pub group: Option<String>,
+    /// Block device that holds it.
+    pub device: Option<String>,
 }
 
 /// How the overlay mount went.

@@ -1,12 +1,18 @@
 //! containerd as installed.
 //!
-//! Owns finding the package's binary and version. Never reads or changes its
-//! configuration.
+//! Owns finding the package's binary and version, what it starts containers
+//! with, who else uses it, and networks of others that it cannot use. Never
+//! changes the package's configuration.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
 
 use super::mounts::{self, Mount};
 use super::{k3s, text, versions};
 use crate::facts::Fact;
 use crate::facts::runtime::Containerd;
+use crate::paths::{CNI_DIR, CNI_LOOPBACK};
 use crate::sys::Root;
 
 const STATE: &str = "/var/lib/containerd";
@@ -19,9 +25,32 @@ const UNITS: [&str; 5] = [
     "/lib/systemd/system/containerd.service",
 ];
 const BINARIES: [&str; 2] = ["/usr/bin/containerd", "/usr/local/bin/containerd"];
-/// Debian's, upstream's, Red Hat's and k3s's own directory of CNI plugins.
-const CNI_BIN_DIRS: [&str; 4] =
-    ["/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni", "/var/lib/rancher/k3s/data/cni"];
+/// Debian's, upstream's, Red Hat's and k3s's own directories of CNI plugins.
+const CNI_BIN_DIRS: [&str; 5] = [
+    "/usr/lib/cni",
+    "/opt/cni/bin",
+    "/usr/libexec/cni",
+    "/var/lib/rancher/k3s/data/cni",
+    "/var/lib/rancher/k3s/data/current/bin",
+];
+/// The search path that systemd gives to services, then bundles that leave runc
+/// outside of it.
+const RUNC: [&str; 10] = [
+    "/usr/local/sbin/runc",
+    "/usr/local/bin/runc",
+    "/usr/sbin/runc",
+    "/usr/bin/runc",
+    "/sbin/runc",
+    "/bin/runc",
+    "/usr/libexec/docker/docker-runc-current",
+    "/usr/bin/docker-runc",
+    "/opt/containerd/bin/runc",
+    "/var/lib/rancher/k3s/data/current/bin/runc",
+];
+/// The package's own file.
+const PACKAGE_CONFIG: &str = "/etc/containerd/config.toml";
+/// There while dockerd runs, and where it is started at boot.
+const DOCKER: [&str; 2] = ["/run/docker.pid", "/etc/systemd/system/multi-user.target.wants/docker.service"];
 
 /// containerd as installed.
 pub async fn observe(root: &Root, mounts: &Fact<Vec<Mount>>) -> Containerd {
@@ -36,7 +65,74 @@ pub async fn observe(root: &Root, mounts: &Fact<Vec<Mount>>) -> Containerd {
     };
     let started_with =
         k3s::started(root, &["containerd"]).map(|record| record.and_then(|record| record.config));
-    Containerd { binary, version, cni_bin_dirs: cni_bin_dirs(root), root_fs: root_fs(mounts), started_with }
+    Containerd {
+        binary,
+        version,
+        cni_bin_dirs: cni_bin_dirs(root),
+        root_fs: root_fs(mounts),
+        started_with,
+        runc: Fact::Known(RUNC.iter().find(|path| root.exists(path)).map(|path| (*path).to_owned())),
+        shared_with: shared_with(root),
+        package_root: package_root(root),
+        broken_networks: broken_networks(root),
+    }
+}
+
+/// A link to a unit may lead nowhere, as seen from here: it counts all the same.
+fn shared_with(root: &Root) -> Fact<Vec<String>> {
+    let is_there = |path: &str| root.exists(path) || root.read_link(path).ok().flatten().is_some();
+    let docker = DOCKER.iter().any(|path| is_there(path));
+    Fact::Known(docker.then(|| "dockerd".to_owned()).into_iter().collect())
+}
+
+/// A file that cannot be parsed names none: our own is used instead of it.
+fn package_root(root: &Root) -> Fact<Option<String>> {
+    #[derive(Deserialize)]
+    struct Package {
+        root: Option<String>,
+    }
+    match root.read_text(PACKAGE_CONFIG) {
+        Ok(text) => Fact::Known(text.and_then(|text| toml::from_str::<Package>(&text).ok()?.root)),
+        Err(error) => text::because(&error),
+    }
+}
+
+/// containerd reads files by name and stops at the first that it cannot use:
+/// the network is then not ready (containerd: vendor/github.com/containerd/go-cni/opts.go).
+fn broken_networks(root: &Root) -> Fact<BTreeMap<String, String>> {
+    let names = match root.list(CNI_DIR) {
+        Ok(names) => names,
+        Err(error) => return text::because(&error),
+    };
+    let ours = |name: &String| format!("{CNI_DIR}/{name}") == CNI_LOOPBACK;
+    let broken = names.into_iter().filter(|name| !ours(name)).filter_map(|name| {
+        let bytes = root.read(&format!("{CNI_DIR}/{name}")).ok()??;
+        let why = unusable(&name, &bytes)?;
+        Some((name, why.to_owned()))
+    });
+    Fact::Known(broken.collect())
+}
+
+/// Why containerd cannot use a CNI file; `None` where it can, or does not read it.
+fn unusable(name: &str, bytes: &[u8]) -> Option<&'static str> {
+    #[derive(Deserialize)]
+    struct Cni {
+        #[serde(default)]
+        plugins: Vec<serde::de::IgnoredAny>,
+        #[serde(default, rename = "type")]
+        kind: String,
+    }
+    let is_list = name.ends_with(".conflist");
+    if !is_list && !name.ends_with(".conf") && !name.ends_with(".json") {
+        return None;
+    }
+    match serde_json::from_slice::<Cni>(bytes) {
+        Err(_) if bytes.trim_ascii().is_empty() => Some("it is empty"),
+        Err(_) => Some("it is no JSON of a network"),
+        Ok(cni) if is_list && cni.plugins.is_empty() => Some("its list of plugins is empty"),
+        Ok(cni) if !is_list && cni.kind.is_empty() => Some("it names no type of plugin"),
+        Ok(_) => None,
+    }
 }
 
 fn binary(root: &Root) -> Fact<String> {
@@ -89,6 +185,7 @@ fn root_fs(mounts: &Fact<Vec<Mount>>) -> Fact<String> {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::fixture::Tree;
     use super::*;
 
     #[test]
@@ -115,10 +212,44 @@ mod tests {
         assert_eq!(exec_start("ExecStart=\n"), None);
     }
 
+    #[test]
+    fn a_network_that_containerd_cannot_use_is_told_with_why() {
+        for (name, text, why) in [
+            ("10-a.conflist", r#"{"name":"a","plugins":[{"type":"bridge"}]}"#, None),
+            ("10-a.conflist", r#"{"name":"a","plugins":[]}"#, Some("its list of plugins is empty")),
+            ("10-a.conflist", "", Some("it is empty")),
+            ("10-a.conflist", "{", Some("it is no JSON of a network")),
+            ("10-a.conf", r#"{"name":"a","type":"bridge"}"#, None),
+            ("10-a.conf", r#"{"name":"a","plugins":[{"type":"x"}]}"#, Some("it names no type of plugin")),
+            ("10-a.json", "7", Some("it is no JSON of a network")),
+            ("10-a.tmp", "{", None),
+        ] {
+            assert_eq!(unusable(name, text.as_bytes()), why, "{name} {text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_stands_around_containerd_is_seen() {
+        let tree = Tree::new();
+        tree.file("/usr/bin/docker-runc", "").file(PACKAGE_CONFIG, "root = \"/data/containerd\"\n");
+        tree.link(DOCKER[1], "/usr/lib/systemd/system/docker.service");
+        tree.file("/etc/cni/net.d/10-x.conflist", "{").file(CNI_LOOPBACK, "{");
+        let seen = observe(&tree.root(), &Fact::default()).await;
+        assert_eq!(seen.runc, Fact::Known(Some("/usr/bin/docker-runc".to_owned())));
+        assert_eq!(seen.shared_with, Fact::Known(vec!["dockerd".to_owned()]));
+        assert_eq!(seen.package_root, Fact::Known(Some("/data/containerd".to_owned())));
+        assert_eq!(seen.broken_networks.known().map(BTreeMap::len), Some(1));
+        let bare = observe(&Tree::new().root(), &Fact::default()).await;
+        assert_eq!(bare.runc, Fact::Known(None));
+        assert_eq!(bare.shared_with, Fact::Known(Vec::new()));
+        assert_eq!(bare.package_root, Fact::Known(None));
+    }
+
     proptest! {
         #[test]
         fn any_text_is_taken_or_left(text in "\\PC{0,120}") {
             let _ = (parse_version(&text), exec_start(&format!("ExecStart={text}")));
+            let _ = (unusable("a.conflist", text.as_bytes()), unusable("a.conf", text.as_bytes()));
         }
     }
 }

@@ -23,6 +23,7 @@ pub mod rename;
 pub mod routes;
 pub mod runtime;
 pub mod storage;
+pub mod store;
 pub mod system;
 mod text;
 mod versions;

@@ -10,9 +10,14 @@ use crate::sys::Root;
 use crate::sys::machine::{self, Space};
 
 const MOUNTINFO: &str = "/proc/self/mountinfo";
+/// The table of PID 1. Our own one lists what the daemon's sandbox mounts over
+/// the host's (`ReadWritePaths=`), which nobody else sees.
+const HOST_MOUNTINFO: &str = "/proc/1/mountinfo";
 /// File systems whose answers come from another host.
 const NETWORK: [&str; 10] =
     ["nfs", "nfs4", "cifs", "smb3", "ceph", "glusterfs", "9p", "afs", "lustre", "fuse.sshfs"];
+/// Why nothing is known of such a one.
+pub const NOT_ASKED: &str = "a network file system is not asked: it could hang";
 /// Mount points of containers: theirs come and go and hold nothing of the host's.
 const CONTAINERS: [&str; 6] = [
     "/run/containerd",
@@ -26,6 +31,8 @@ const CONTAINERS: [&str; 6] = [
 /// One line of the mount table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
+    /// Number of its device, `8:2`; `0:…` where there is none.
+    pub device: String,
     /// Where.
     pub mount_point: String,
     /// Type, for example `ext4`.
@@ -56,7 +63,19 @@ impl Mount {
 
 /// Mounts that are visible, in the order of the table.
 pub fn read(root: &Root) -> Fact<Vec<Mount>> {
-    text::table(root, MOUNTINFO).map(|table| visible(table.lines().filter_map(parse).collect()))
+    let table =
+        |path| text::table(root, path).map(|table| visible(table.lines().filter_map(parse).collect()));
+    let own: Fact<Vec<Mount>> = table(MOUNTINFO);
+    let host: Fact<Vec<Mount>> = table(HOST_MOUNTINFO);
+    // In a chroot PID 1 is of another host.
+    let is_same = own.known().map(|own| first(own)) == host.known().map(|host| first(host));
+    if is_same { host } else { own }
+}
+
+/// What is mounted at `/`.
+fn first(mounts: &[Mount]) -> Option<(&str, &str)> {
+    let root = mounts.iter().find(|mount| mount.mount_point == "/")?;
+    Some((&root.device, &root.fs_type))
 }
 
 /// A later mount hides an earlier one at the same place.
@@ -75,8 +94,8 @@ fn visible(mounts: Vec<Mount>) -> Vec<Mount> {
 
 fn parse(line: &str) -> Option<Mount> {
     let (mount, superblock) = line.split_once(" - ")?;
-    let mut mount = mount.split(' ').skip(4);
-    let (mount_point, own) = (mount.next()?, mount.next()?);
+    let mut mount = mount.split(' ').skip(2);
+    let (device, mount_point, own) = (mount.next()?, mount.nth(1)?, mount.next()?);
     let mut superblock = superblock.split(' ');
     let (fs_type, source, shared) = (superblock.next()?, superblock.next()?, superblock.next().unwrap_or(""));
     let mut options: Vec<String> = Vec::new();
@@ -86,6 +105,7 @@ fn parse(line: &str) -> Option<Mount> {
         }
     }
     Some(Mount {
+        device: device.to_owned(),
         mount_point: unescape(mount_point),
         fs_type: fs_type.to_owned(),
         source: unescape(source),
@@ -149,15 +169,18 @@ pub fn filesystems(root: &Root, mounts: &Fact<Vec<Mount>>) -> Fact<Vec<Filesyste
     })
 }
 
+/// Whether `path`, or the way to it, lies on another host, which could be dead.
+#[must_use]
+pub fn is_remote(mounts: &[Mount], path: &str) -> bool {
+    mounts.iter().any(|mount| mount.is_network() && lies_in(path, &mount.mount_point))
+}
+
 fn space(root: &Root, mounts: &[Mount], mount: &Mount) -> Fact<Space> {
     if !root.is_host() {
         return Fact::unknown("this root is not the running host");
     }
-    // The way to a local mount may lead through a dead server as well.
-    let through_network =
-        |other: &Mount| other.is_network() && lies_in(&mount.mount_point, &other.mount_point);
-    if mounts.iter().any(through_network) {
-        return Fact::unknown("a network file system is not asked: it could hang");
+    if is_remote(mounts, &mount.mount_point) {
+        return Fact::unknown(NOT_ASKED);
     }
     match machine::space(root, &mount.mount_point) {
         Ok(space) => Fact::Known(space),
@@ -208,6 +231,24 @@ mod tests {
         assert_eq!(below(&mounts, "/var/lib/containerd").unwrap().fs_type, "xfs");
         assert_eq!(below(&mounts, "/var/lib2").unwrap().fs_type, "btrfs");
         assert_eq!(below(&mounts, "/variable").unwrap().fs_type, "ext4");
+    }
+
+    #[test]
+    fn mounts_of_a_sandbox_are_not_those_of_the_host_and_those_of_another_root_not_ours() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        let table = |path: &str, lines: &[&str]| {
+            root.ensure_dir(path.rsplit_once('/').unwrap().0).unwrap();
+            crate::sys::atomic::write(&root, path, lines.join("\n").as_bytes(), 0o644).unwrap();
+        };
+        let point =
+            |root: &Root| below(read(root).known().unwrap(), "/var/lib/x").unwrap().mount_point.clone();
+        table(MOUNTINFO, &[ROOT, "80 25 8:2 /var/lib /var/lib rw - ext4 /dev/sda2 rw"]);
+        assert_eq!(point(&root), "/var/lib", "there is no other table");
+        table(HOST_MOUNTINFO, &[ROOT]);
+        assert_eq!(point(&root), "/");
+        table(HOST_MOUNTINFO, &["25 1 8:9 / / rw - ext4 /dev/sdz rw"]);
+        assert_eq!(point(&root), "/var/lib", "PID 1 has another root");
     }
 
     #[test]

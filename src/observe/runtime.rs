@@ -10,7 +10,9 @@ use serde::Deserialize;
 use super::mounts::Mount;
 use super::{containerd, files, k3s, text};
 use crate::facts::Fact;
+use crate::facts::mirrors::Mirrors;
 use crate::facts::runtime::{GenerationFact, Generations, PinnedIdentity, Runtime, Unit};
+use crate::mirrors;
 use crate::paths::{CNI_DIR, CNI_LOOPBACK, GENERATIONS, IDENTITY, generation_file};
 use crate::sys::{Root, statefile};
 
@@ -30,6 +32,16 @@ pub async fn observe(
         generations,
         identity: identity(root),
         cni_files: cni_files(root),
+        mirrors: mirrors(root),
+    }
+}
+
+/// What the daemon's own looks saw of the mirrors.
+fn mirrors(root: &Root) -> Fact<Mirrors> {
+    match mirrors::load(root) {
+        Ok(Some(mirrors)) => Fact::Known(mirrors),
+        Ok(None) => Fact::unknown("nobody has asked them in this boot"),
+        Err(error) => text::because(&error),
     }
 }
 

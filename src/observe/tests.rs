@@ -5,10 +5,9 @@ use std::collections::BTreeMap;
 
 use super::fixture::{Tree, debian, rhel_7};
 use super::{Clock, Fact, HostFacts, Root, host};
-use crate::facts::runtime::{Fingerprint, PinnedIdentity, Unit};
+use crate::facts::runtime::{Unit, pinned_server};
 use crate::facts::system::CgroupVersion;
 use crate::paths;
-use crate::role::Role;
 use crate::sys::statefile;
 
 const VERSION: &str = "v1.36.2+k3s1";
@@ -160,33 +159,14 @@ fn node() -> Tree {
         .file("/run/edge-bootstrap/started-k3s.json", r#"{"effective":{"node-name":["172-16-36-1"]},"binary":"/x/k3s"}"#)
         .file(&paths::started_with("containerd"), r#"{"config":"c0ffee"}"#);
     std::os::unix::fs::symlink(paths::k3s_binary(VERSION), tree.root().path(paths::K3S_LINK)).unwrap();
-    statefile::store(&tree.root(), paths::IDENTITY, &pinned()).unwrap();
+    statefile::store(&tree.root(), paths::IDENTITY, &pinned_server()).unwrap();
     tree
-}
-
-fn pinned() -> PinnedIdentity {
-    PinnedIdentity {
-        node_id: None,
-        site: "hz-017".to_owned(),
-        cluster: "hz-017".to_owned(),
-        role: Role::Server,
-        node_name: "172-16-36-1".to_owned(),
-        node_ip: "172.16.36.1".parse().unwrap(),
-        manage_hostname: true,
-        epoch: 1,
-        init_started: None,
-        fingerprint: Fingerprint::default(),
-        joined: None,
-        highest_epoch: 1,
-        nic: None,
-        retiring: None,
-    }
 }
 
 #[tokio::test]
 async fn a_joined_server_is_known_by_its_files() {
     let runtime = observed(&node().root()).await.runtime;
-    assert_eq!(runtime.identity, Fact::Known(Some(pinned())));
+    assert_eq!(runtime.identity, Fact::Known(Some(pinned_server())));
     assert_eq!(
         (runtime.generations.highest, runtime.generations.current.as_ref().unwrap().digest.as_str()),
         (9, "d7")

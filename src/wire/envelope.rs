@@ -107,13 +107,14 @@ fn decode(part: &'static str, text: &str) -> Result<Vec<u8>, EnvelopeError> {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
-mod tests {
+pub(crate) mod tests {
     use ring::rand::SystemRandom;
     use ring::signature::{Ed25519KeyPair, KeyPair as _};
 
     use super::*;
 
-    fn signed(payload: &[u8]) -> (Envelope, SigningKey) {
+    /// Signs with a key of its own.
+    pub(crate) fn signed(payload: &[u8]) -> (Envelope, SigningKey) {
         let pkcs8 = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap();
         let pair = Ed25519KeyPair::from_pkcs8(pkcs8.as_ref()).unwrap();
         let key = SigningKey::from_bytes(pair.public_key().as_ref().try_into().unwrap());

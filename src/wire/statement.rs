@@ -122,17 +122,8 @@ impl Question {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 mod tests {
-    use ring::rand::SystemRandom;
-    use ring::signature::{Ed25519KeyPair, KeyPair as _};
-
     use super::*;
-
-    fn signed(payload: &[u8]) -> (Envelope, SigningKey) {
-        let pkcs8 = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap();
-        let pair = Ed25519KeyPair::from_pkcs8(pkcs8.as_ref()).unwrap();
-        let key = SigningKey::from_bytes(pair.public_key().as_ref().try_into().unwrap());
-        (Envelope::new(payload, pair.sign(payload).as_ref(), &key), key)
-    }
+    use crate::wire::envelope::tests::signed;
 
     fn of(site: &str, epoch: u64) -> (Envelope, SigningKey) {
         let statement = Statement::new(site, site, epoch, "2026-11-21T10:00:00Z".to_owned());
