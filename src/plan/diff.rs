@@ -3,8 +3,8 @@
 //! Owns the comparison of plan and facts, for people (unified diffs) and as
 //! JSON. Shows no content of a secret file.
 
+use diffy::DiffOptions;
 use serde::Serialize;
-use similar::TextDiff;
 
 use super::item::{PlannedFile, PlannedUnit, Wanted};
 use super::{Plan, PlannedRetirement, pinned};
@@ -37,6 +37,12 @@ pub struct Changes {
     /// Files of k3s to put back.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub restores: Vec<String>,
+    /// The snapshotter to record, and work on its pool.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub storage: Vec<String>,
+    /// Archives of images to bring after the units are up, by their URLs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<String>,
     /// Units to act on.
     pub units: Vec<UnitChange>,
     /// Restarts that are due and wait for the room's Lease.
@@ -83,6 +89,8 @@ impl Changes {
             leaves,
             quarantines,
             restores,
+            storage,
+            images,
             units,
             pending: _,
         } = self;
@@ -96,6 +104,8 @@ impl Changes {
             && leaves.is_empty()
             && quarantines.is_empty()
             && restores.is_empty()
+            && storage.is_empty()
+            && images.is_empty()
             && units.is_empty()
     }
 }
@@ -114,6 +124,8 @@ pub fn changes(plan: &Plan, facts: &HostFacts) -> Changes {
             .iter()
             .filter_map(|file| file_change(file, runtime.files.get(&file.path)))
             .collect(),
+        storage: storage_change(plan, facts),
+        images: plan.images.iter().filter_map(|it| it.urls.first()).map(ToString::to_string).collect(),
         links: plan
             .links
             .iter()
@@ -152,6 +164,18 @@ fn address_change(plan: &Plan, facts: &HostFacts) -> Option<String> {
     absent.then(|| format!("{} {}", planned.interface, planned.cidr))
 }
 
+/// A choice whose place is not known is not recorded either.
+fn storage_change(plan: &Plan, facts: &HostFacts) -> Vec<String> {
+    let Some(storage) = &plan.storage else { return Vec::new() };
+    let choice = &storage.choice;
+    let recorded = facts.storage.choice.known().and_then(Option::as_ref);
+    let is_new = recorded != Some(choice) && !choice.mount_point.is_empty();
+    let pool = choice.pool.as_ref().map(|pool| format!(" on thin pool {pool}")).unwrap_or_default();
+    let take =
+        is_new.then(|| format!("take snapshotter {}{pool} at {}", choice.snapshotter, choice.mount_point));
+    take.into_iter().chain(storage.acts.iter().map(ToString::to_string)).collect()
+}
+
 fn file_change(planned: &PlannedFile, now: Option<&FileFact>) -> Option<FileChange> {
     let action = match now {
         None => "create",
@@ -166,7 +190,9 @@ fn file_change(planned: &PlannedFile, now: Option<&FileFact>) -> Option<FileChan
 }
 
 fn unified(path: &str, old: &str, new: &str) -> String {
-    TextDiff::from_lines(old, new).unified_diff().context_radius(2).header(path, path).to_string()
+    let mut options = DiffOptions::new();
+    options.set_context_len(2).set_original_filename(path.to_owned()).set_modified_filename(path.to_owned());
+    options.create_patch(old, new).to_string()
 }
 
 fn unit_changes(unit: &PlannedUnit, facts: &HostFacts) -> Vec<UnitChange> {

@@ -3,6 +3,8 @@
 //! Owns their shapes. An item holds everything that `apply` and `activate`
 //! need, down to bytes, mode and order, and the reason for people.
 
+use std::fmt;
+
 use serde::Serialize;
 
 use crate::facts::k3s_config::Effective;
@@ -151,6 +153,10 @@ pub struct PlannedArtifact {
 pub struct PlannedStorage {
     /// What is recorded in the inventory.
     pub choice: Choice,
+    /// Why it is so in this pass, with the values that decided.
+    pub reason: String,
+    /// What was looked at, one line each.
+    pub inputs: Vec<String>,
     /// What is done to the pool; empty where it is up and well.
     pub acts: Vec<PoolAct>,
 }
@@ -185,6 +191,22 @@ pub enum PoolAct {
     },
 }
 
+impl fmt::Display for PoolAct {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Create { pool, space: PoolSpace::Device(path) } => {
+                write!(out, "create thin pool {pool} on device {path}")
+            }
+            Self::Create { pool, space: PoolSpace::VolumeGroup(group) } => {
+                write!(out, "create thin pool {pool} in volume group {group}")
+            }
+            Self::Activate { pool } => write!(out, "activate thin pool {pool}"),
+            Self::Repair { pool } => write!(out, "check and repair thin pool {pool}"),
+            Self::Extend { pool } => write!(out, "extend thin pool {pool}"),
+        }
+    }
+}
+
 /// What a pool is made on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -193,6 +215,17 @@ pub enum PoolSpace {
     VolumeGroup(String),
     /// This whole device.
     Device(String),
+}
+
+/// The thin pool that a host's settings name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolWish {
+    /// Its device-mapper name.
+    pub pool: String,
+    /// What it lies on, where that is known.
+    pub space: Option<PoolSpace>,
+    /// Whether it may be made; then `space` is known.
+    pub create: bool,
 }
 
 /// One archive of images that shall be in containerd's store.

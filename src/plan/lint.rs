@@ -229,9 +229,12 @@ fn server_refused(plan: &Plan, inputs: Inputs<'_>, effective: &Effective) -> Opt
     forks::Server { identity, effective, datastore: &datastore, has_token, is_pinned, has_lease }.refused()
 }
 
-/// Only the datastore is moved aside, only two files are put back (invariant 7).
+/// Only the datastore and containerd's store are moved aside, only two files are
+/// put back (invariant 7).
 fn mending(plan: &Plan) -> Option<Refusal> {
-    let moved = plan.quarantines.iter().map(|item| &item.path).filter(|path| *path != paths::K3S_ETCD);
+    let stores = [paths::K3S_ETCD, paths::CONTAINERD_ROOT];
+    let moved =
+        plan.quarantines.iter().map(|item| &item.path).filter(|path| !stores.contains(&path.as_str()));
     let places = [paths::K3S_ETCD_NAME, paths::NODE_PASSWORD];
     let put_back =
         plan.restores.iter().map(|item| &item.path).filter(|path| !places.contains(&path.as_str()));

@@ -7,7 +7,7 @@
 use super::config::others;
 use super::item::{PlannedQuarantine, PlannedRestore, RestoreFrom};
 use super::refusal::{Refusal, WaitingOn};
-use super::{Inputs, config, pinned, units};
+use super::{Inputs, config, pinned, store, units};
 use crate::facts::runtime::Joined;
 use crate::paths;
 use crate::role::{Duty, Role};
@@ -34,7 +34,8 @@ pub(super) fn rejoin(duty: &Duty) -> Result<config::Start, WaitingOn> {
     .into())
 }
 
-/// A tombstoned datastore goes before k3s sees it: with a token that was lost
+/// containerd's store, where it is damaged ([`store`]), and a tombstoned
+/// datastore, which goes before k3s sees it: with a token that was lost
 /// k3s would move it itself and form a new cluster (k3s: pkg/cluster/bootstrap.go).
 pub(super) fn quarantines(inputs: Inputs<'_>, duty: &Duty) -> Vec<PlannedQuarantine> {
     let datastore = PlannedQuarantine {
@@ -42,7 +43,8 @@ pub(super) fn quarantines(inputs: Inputs<'_>, duty: &Duty) -> Vec<PlannedQuarant
         needs_stopped: units::K3S.to_owned(),
         reason: "etcd has removed this member; it joins anew".to_owned(),
     };
-    is_removed(inputs, duty).then_some(datastore).into_iter().collect()
+    let removed = is_removed(inputs, duty).then_some(datastore);
+    removed.into_iter().chain(store::quarantine(inputs.facts)).collect()
 }
 
 /// Files that a power cut empties or a reinstalled `/etc` loses.

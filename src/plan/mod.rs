@@ -14,15 +14,19 @@ pub mod diff;
 pub mod fingerprint;
 pub mod forks;
 pub mod hosts;
+pub mod images;
 pub mod item;
 pub mod keys;
 pub mod lint;
 mod members;
 pub mod node;
+pub mod pool;
 pub mod refusal;
 pub mod restart;
 pub mod retire;
 pub mod rules;
+pub mod snapshotter;
+pub mod store;
 pub mod suspects;
 pub mod time;
 pub mod units;
@@ -37,13 +41,12 @@ pub use address::PlannedAddress;
 pub use item::{
     PlannedArtifact, PlannedFile, PlannedGeneration, PlannedHostname, PlannedImage, PlannedLink,
     PlannedQuarantine, PlannedRemoval, PlannedRestore, PlannedStorage, PlannedUnit, PoolAct, PoolSpace,
-    RestoreFrom, Sensitivity, Wanted,
+    PoolWish, RestoreFrom, Sensitivity, Wanted,
 };
 pub use lint::{CheckedPlan, check};
 pub use refusal::{Refusal, WaitingOn};
 pub use retire::PlannedRetirement;
 
-use crate::config::Devmapper;
 use crate::facts::HostFacts;
 use crate::facts::network::{Cidr, InterfaceChoice};
 use crate::facts::runtime::PinnedIdentity;
@@ -63,7 +66,7 @@ pub struct Local {
     /// Snapshotter that the settings ask for.
     pub snapshotter: Option<Snapshotter>,
     /// The thin pool that the settings name.
-    pub devmapper: Option<Devmapper>,
+    pub devmapper: Option<PoolWish>,
     /// Whether the agent puts the node IP on its interface at each boot.
     pub manage_ip: bool,
     /// The interface for that, where the settings name one.
@@ -169,11 +172,13 @@ fn idle(inputs: Inputs<'_>) -> Result<Plan, WaitingOn> {
 fn node_plan(inputs: Inputs<'_>, duty: &Duty) -> Result<Plan, WaitingOn> {
     rules::before_planning(inputs, duty)?;
     let start = config::Start::decide(inputs, duty)?;
-    let runtime = containerd::decide(inputs, duty)?;
+    let snapshotter = snapshotter::decide(inputs, duty)?;
+    let runtime = containerd::decide(inputs, duty, &snapshotter.storage)?;
     let artifact = node::k3s_binary(inputs, duty)?;
     let rendered = config::render(inputs, duty, start, &runtime)?;
     let mut files = node::files(inputs, duty);
     files.extend(containerd::files(duty, &runtime));
+    files.extend(containerd::host_files(inputs, duty));
     files.extend(units::files(duty, &runtime));
     files.extend(writers::files(inputs));
     let identity = identity(inputs, duty, start);
@@ -190,9 +195,9 @@ fn node_plan(inputs: Inputs<'_>, duty: &Duty) -> Result<Plan, WaitingOn> {
         removals: removals(inputs, duty),
         quarantines: members::quarantines(inputs, duty),
         restores: members::restores(inputs, duty),
-        storage: None,
-        images: Vec::new(),
-        notes: notes(inputs, duty, &runtime),
+        storage: Some(snapshotter.storage),
+        images: images::missing(inputs, duty),
+        notes: notes(inputs, duty, &runtime).into_iter().chain(snapshotter.notes).collect(),
         identity: Some(identity),
         generation: Some(generation),
         files,
@@ -271,7 +276,9 @@ fn notes(inputs: Inputs<'_>, duty: &Duty, runtime: &containerd::Decision) -> Vec
         .map(|field| format!("assignment field `{field}` is unknown to this version, ignoring"))
         .collect();
     notes.extend(runtime.notes.iter().cloned());
-    notes.extend(containerd::foreign_network(inputs));
+    notes.extend(images::note(duty, runtime.version));
+    notes.extend(containerd::foreign_network(inputs.facts).map(|network| network.words));
+    notes.extend(containerd::shadowed(inputs, duty));
     notes.extend(units::foreign_environment(inputs, duty));
     notes
 }

@@ -252,22 +252,7 @@ mod tests {
     use super::*;
 
     fn identity() -> PinnedIdentity {
-        PinnedIdentity {
-            node_id: None,
-            site: "hz-017".into(),
-            cluster: "hz-017".into(),
-            role: Role::Agent,
-            node_name: "172-16-36-1".into(),
-            node_ip: "172.16.36.1".parse().unwrap(),
-            manage_hostname: true,
-            epoch: 1,
-            init_started: None,
-            fingerprint: crate::facts::runtime::Fingerprint::default(),
-            joined: None,
-            highest_epoch: 1,
-            nic: None,
-            retiring: None,
-        }
+        PinnedIdentity { role: Role::Agent, ..crate::facts::runtime::pinned_server() }
     }
 
     fn effective(text: &str) -> Effective {

@@ -181,18 +181,46 @@ Wants=containerd.service
     )
 }
 
+/// Never gives up: a host in a dark room has nobody to reset a start limit. The
+/// directive moved with systemd 230, which still reads the old one; an older one
+/// skips the new one.
+fn no_start_limit(systemd: Option<u32>) -> [&'static str; 2] {
+    let (new, old) = ("StartLimitIntervalSec=0\n", "StartLimitInterval=0\n");
+    match systemd {
+        Some(version) if version < 230 => ["", old],
+        Some(_) => [new, ""],
+        None => [new, old],
+    }
+}
+
+/// containerd's own unit dropped the limit with 2.0, because systemd 240 and
+/// newer have a sound one; two numbers are understood from 229 on.
+fn open_files(decision: &Decision) -> &'static str {
+    match decision.systemd {
+        Some(version) if decision.version.0 >= 2 && version < 229 => "LimitNOFILE=524288\n",
+        Some(version) if decision.version.0 >= 2 && version < 240 => "LimitNOFILE=1024:524288\n",
+        _ => "",
+    }
+}
+
+/// `RequiresMountsFor=`: with its data disk missing containerd would start on an
+/// empty store of the root disk.
 fn containerd_drop_in(decision: &Decision) -> String {
     let gate = gate("");
+    let [unit_limit, service_limit] = no_start_limit(decision.systemd);
     format!(
         "{UNIT_MARK}.
 [Unit]
 After=edge-bootstrap.service
-
+RequiresMountsFor={root}
+{unit_limit}
 [Service]
-{gate}
+{service_limit}{files}{gate}
 ExecStart=
 ExecStart={binary} --config {config}
 ",
+        root = paths::CONTAINERD_ROOT,
+        files = open_files(decision),
         binary = decision.binary,
         config = paths::CONTAINERD_CONFIG,
     )
