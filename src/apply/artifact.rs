@@ -1,15 +1,17 @@
-//! Files by digest: k3s's binary.
+//! Files by digest: k3s's binary, archives of images.
 //!
 //! Owns the rule that nothing becomes executable, or gets its final name,
-//! before its SHA-256 was right. How bytes travel is the caller's
+//! before its SHA-256 was right, and what is kept of a download that broke off:
+//! the next try goes on from there. How bytes travel is the caller's
 //! [`Download`].
 
-use std::io::{self, Write as _};
+use std::io;
 
 use thiserror::Error;
 
 use crate::error::{Chain, ErrorKind};
 use crate::plan::PlannedArtifact;
+use crate::role::words::{ArtifactUrl, Sha256Hex};
 use crate::sys::root::FileError;
 use crate::sys::sink::Sink;
 use crate::sys::{Root, atomic, fault};
@@ -25,12 +27,14 @@ pub struct Progress {
 
 /// Brings the bytes of a URL.
 pub trait Download {
-    /// Feeds the bytes of `url` to `sink`, in order.
+    /// Feeds the bytes of `url` to `sink`, from where it stands if the other
+    /// side can, else from the begin of an emptied one. Names their version in
+    /// `sink.tag`.
     fn download(
         &self,
         title: &str,
         url: &str,
-        sink: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+        sink: &mut Sink,
     ) -> impl Future<Output = Result<(), DownloadError>>;
 }
 
@@ -55,6 +59,16 @@ pub enum ArtifactError {
         title: String,
         /// What each URL gave.
         tried: Vec<String>,
+        /// One of them gave a whole file that is another one: no link's fault.
+        is_wrong: bool,
+    },
+    /// There is no room for it; nothing of it was kept.
+    #[error("{title}: no space left on the disk of {path}; free some, nothing of it was kept")]
+    Full {
+        /// What it is.
+        title: String,
+        /// Where it should lie.
+        path: String,
     },
     /// The file system said no.
     #[error(transparent)]
@@ -67,9 +81,24 @@ impl ArtifactError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::NoSource { .. } => ErrorKind::Transient,
-            Self::File(_) => ErrorKind::Environment,
+            Self::Full { .. } | Self::File(_) => ErrorKind::Environment,
         }
     }
+}
+
+/// A file by digest, and where it shall lie.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// What it is, for progress.
+    pub title: &'a str,
+    /// Where it belongs.
+    pub path: &'a str,
+    /// Its permission bits.
+    pub mode: u32,
+    /// Tried in order.
+    pub urls: &'a [ArtifactUrl],
+    /// SHA-256 that decides.
+    pub sha256: &'a Sha256Hex,
 }
 
 /// Makes sure that the artifact lies at its place, with its digest beside it.
@@ -78,51 +107,241 @@ pub(super) async fn ensure(
     artifact: &PlannedArtifact,
     download: &impl Download,
 ) -> Result<(), ArtifactError> {
-    let directory = artifact.path.rsplit_once('/').map_or("/", |(directory, _)| directory);
+    let PlannedArtifact { title, path, urls, sha256 } = artifact;
+    let directory = path.rsplit_once('/').map_or("/", |(directory, _)| directory);
     root.make_dir(directory, 0o755)?;
-    let part = format!("{}.part", artifact.path);
-    let mut tried = Vec::new();
-    for url in &artifact.urls {
-        match attempt(root, artifact, url.as_str(), &part, download).await {
-            Ok(()) => return publish(root, artifact, &part),
-            Err(why) => tried.push(format!("{url}: {why}")),
-        }
-    }
-    root.remove_file(&part)?;
-    Err(ArtifactError::NoSource { title: artifact.title.clone(), tried })
-}
-
-async fn attempt(
-    root: &Root,
-    artifact: &PlannedArtifact,
-    url: &str,
-    part: &str,
-    download: &impl Download,
-) -> Result<(), String> {
-    let mut sink = Sink::create(root, part).map_err(|error| Chain(&error).to_string())?;
-    if let Some(path) = url.strip_prefix("file://") {
-        sink.copy(root, path).map_err(|error| Chain(&error).to_string())?;
-    } else {
-        let mut feed = |bytes: &[u8]| sink.write_all(bytes);
-        let result = download.download(&artifact.title, url, &mut feed).await;
-        result.map_err(|error| Chain(&error).to_string())?;
-    }
-    let found = sink.digest();
-    if found == artifact.sha256.as_str() {
-        return Ok(());
-    }
-    Err(format!("its SHA-256 is {found}, wanted {}", artifact.sha256))
-}
-
-fn publish(root: &Root, artifact: &PlannedArtifact, part: &str) -> Result<(), ArtifactError> {
-    atomic::publish(root, part, &artifact.path, 0o755)?;
+    bring(root, Wanted { title, path, mode: 0o755, urls, sha256 }, download).await?;
     // The record comes last: a binary without it counts as absent.
     let _ = fault::point("artifact-published");
-    atomic::write(
-        root,
-        &format!("{}.sha256", artifact.path),
-        format!("{}\n", artifact.sha256).as_bytes(),
-        0o644,
-    )?;
+    atomic::write(root, &format!("{path}.sha256"), format!("{sha256}\n").as_bytes(), 0o644)?;
     Ok(())
+}
+
+/// Brings the file and gives it its name. What came of a broken download stays
+/// as `.part` for the next try; its directory must be there.
+///
+/// # Errors
+/// When no URL gives the right bytes, or the disk does not take them.
+pub async fn bring(root: &Root, wanted: Wanted<'_>, download: &impl Download) -> Result<(), ArtifactError> {
+    let part = format!("{}.part", wanted.path);
+    let mut tried = Vec::new();
+    let mut is_wrong = false;
+    for url in wanted.urls {
+        match attempt(root, wanted, url.as_str(), download).await {
+            Ok(()) => {
+                atomic::publish(root, &part, wanted.path, wanted.mode)?;
+                root.remove_file(&tag_file(&part))?;
+                return Ok(());
+            }
+            Err(why) if is_full(&*why) => {
+                drop_part(root, &part)?;
+                let (title, path) = (wanted.title.to_owned(), wanted.path.to_owned());
+                return Err(ArtifactError::Full { title, path });
+            }
+            Err(why) => {
+                is_wrong |= why.is::<Wrong>();
+                tried.push(format!("{url}: {}", Chain(&*why)));
+            }
+        }
+    }
+    Err(ArtifactError::NoSource { title: wanted.title.to_owned(), tried, is_wrong })
+}
+
+/// A whole file came, and it is another one.
+#[derive(Debug, Error)]
+enum Wrong {
+    #[error("a web page came instead of the file")]
+    Page,
+    #[error("its SHA-256 is {found}, wanted {wanted}")]
+    Digest { found: String, wanted: String },
+}
+
+type Why = Box<dyn std::error::Error + Send + Sync>;
+
+/// Bytes of an earlier try that led to a wrong digest are not to blame on this
+/// URL: it is asked once more for the whole.
+async fn attempt(root: &Root, wanted: Wanted<'_>, url: &str, download: &impl Download) -> Result<(), Why> {
+    let part = format!("{}.part", wanted.path);
+    let mut sink = take_up(root, &part).await?;
+    let had = sink.size;
+    if had > 0 && sink.is(wanted.sha256.as_str()) {
+        return Ok(());
+    }
+    let came = fill(root, (wanted.title, url), &mut sink, download).await;
+    remember_tag(root, &part, &sink)?;
+    came?;
+    if had > 0 && !sink.is(wanted.sha256.as_str()) {
+        sink.clear()?;
+        fill(root, (wanted.title, url), &mut sink, download).await?;
+    }
+    if sink.is(wanted.sha256.as_str()) {
+        return Ok(());
+    }
+    let begin = sink.begin(64).unwrap_or_default();
+    let found = sink.digest();
+    drop_part(root, &part)?;
+    let wanted = wanted.sha256.to_string();
+    Err(if is_page(&begin) { Wrong::Page } else { Wrong::Digest { found, wanted } }.into())
+}
+
+async fn fill(
+    root: &Root,
+    (title, url): (&str, &str),
+    sink: &mut Sink,
+    download: &impl Download,
+) -> Result<(), Why> {
+    let Some(path) = url.strip_prefix("file://") else {
+        return Ok(download.download(title, url, sink).await?);
+    };
+    sink.clear()?;
+    let mut from = sink.open_source(root, path)?;
+    while sink.copy_some(&mut from)? {
+        tokio::task::yield_now().await;
+    }
+    Ok(())
+}
+
+/// What an earlier try left, hashed piece by piece so that others get a turn.
+async fn take_up(root: &Root, part: &str) -> Result<Sink, Why> {
+    let mut sink = Sink::resume(root, part)?;
+    while sink.catch_up()? {
+        tokio::task::yield_now().await;
+    }
+    sink.tag = root.read_text(&tag_file(part)).ok().flatten().filter(|_| sink.size > 0);
+    Ok(sink)
+}
+
+fn tag_file(part: &str) -> String {
+    format!("{part}.tag")
+}
+
+fn remember_tag(root: &Root, part: &str, sink: &Sink) -> Result<(), FileError> {
+    match &sink.tag {
+        Some(tag) => atomic::write(root, &tag_file(part), tag.as_bytes(), 0o600).map(|_| ()),
+        None => root.remove_file(&tag_file(part)).map(|_| ()),
+    }
+}
+
+fn drop_part(root: &Root, part: &str) -> Result<(), FileError> {
+    root.remove_file(&tag_file(part))?;
+    root.remove_file(part)?;
+    Ok(())
+}
+
+fn is_page(begin: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(begin).trim_start().to_ascii_lowercase();
+    text.starts_with("<!doctype") || text.starts_with("<html")
+}
+
+fn is_full(why: &(dyn std::error::Error + 'static)) -> bool {
+    let full =
+        |error: &io::Error| matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+    let mut cause = Some(why);
+    while let Some(now) = cause {
+        if now.downcast_ref().is_some_and(full) {
+            return true;
+        }
+        cause = now.source();
+    }
+    false
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+mod tests {
+    use std::cell::RefCell;
+    use std::io::Write as _;
+
+    use super::*;
+
+    /// SHA-256 of `abcdef`.
+    const DIGEST: &str = "bef57ec7f53a6d40beb640a780a639c83bc29ac8a9816f1fc6c5c6dcd93c4721";
+
+    /// Answers each call with the next script; notes from where it was asked.
+    struct Scripted(RefCell<Vec<Result<&'static [u8], io::ErrorKind>>>, RefCell<Vec<u64>>);
+
+    impl Download for Scripted {
+        async fn download(&self, _: &str, url: &str, sink: &mut Sink) -> Result<(), DownloadError> {
+            self.1.borrow_mut().push(sink.size);
+            let failed = |kind| DownloadError { url: url.to_owned(), source: io::Error::from(kind).into() };
+            match self.0.borrow_mut().remove(0) {
+                Ok(bytes) => sink.write_all(bytes).map_err(|error| failed(error.kind())),
+                Err(io::ErrorKind::BrokenPipe) => {
+                    sink.write_all(b"abc").unwrap();
+                    sink.tag = Some("\"v1\"".to_owned());
+                    Err(failed(io::ErrorKind::BrokenPipe))
+                }
+                Err(kind) => Err(failed(kind)),
+            }
+        }
+    }
+
+    struct Case {
+        _dir: tempfile::TempDir,
+        root: Root,
+        download: Scripted,
+    }
+
+    fn case(script: &[Result<&'static [u8], io::ErrorKind>]) -> Case {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        let download = Scripted(RefCell::new(script.to_vec()), RefCell::default());
+        Case { root, _dir: dir, download }
+    }
+
+    impl Case {
+        fn try_once(&self) -> Result<(), ArtifactError> {
+            let urls = ["https://one.example/f".parse().unwrap()];
+            let sha256 = DIGEST.parse().unwrap();
+            let wanted = Wanted { title: "f", path: "/f", mode: 0o600, urls: &urls, sha256: &sha256 };
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(bring(&self.root, wanted, &self.download))
+        }
+
+        fn files(&self) -> Vec<String> {
+            self.root.list("/").unwrap()
+        }
+    }
+
+    #[test]
+    fn a_broken_download_goes_on_where_it_broke() {
+        let case = case(&[Err(io::ErrorKind::BrokenPipe), Ok(b"def")]);
+        let error = case.try_once().unwrap_err();
+        assert!(matches!(error, ArtifactError::NoSource { is_wrong: false, .. }));
+        assert_eq!(error.kind(), ErrorKind::Transient);
+        assert_eq!(case.files(), ["f.part", "f.part.tag"]);
+        case.try_once().unwrap();
+        assert_eq!(*case.download.1.borrow(), [0, 3]);
+        assert_eq!(case.files(), ["f"]);
+        assert_eq!(case.root.read("/f").unwrap().unwrap(), b"abcdef");
+    }
+
+    #[test]
+    fn bytes_that_do_not_fit_each_other_are_asked_for_anew_once() {
+        let case = case(&[Err(io::ErrorKind::BrokenPipe), Ok(b"xyz"), Ok(b"abcdef")]);
+        case.try_once().unwrap_err();
+        case.try_once().unwrap();
+        assert_eq!(*case.download.1.borrow(), [0, 3, 0]);
+        assert_eq!(case.files(), ["f"]);
+    }
+
+    #[test]
+    fn wrong_bytes_and_pages_are_named_and_not_kept() {
+        let case = case(&[Ok(b"abc"), Ok(b"\n<!DOCTYPE html>")]);
+        let errors = [(), ()].map(|()| case.try_once().unwrap_err());
+        assert!(errors.iter().all(|it| matches!(it, ArtifactError::NoSource { is_wrong: true, .. })));
+        let [wrong, page] = errors.map(|error| error.to_string());
+        assert!(wrong.contains("its SHA-256 is ba7816bf"), "{wrong}");
+        assert!(page.contains("a web page came instead of the file"), "{page}");
+        assert_eq!(case.files(), [] as [String; 0]);
+    }
+
+    #[test]
+    fn a_full_disk_is_named_and_nothing_half_stays() {
+        let case = case(&[Err(io::ErrorKind::BrokenPipe), Err(io::ErrorKind::StorageFull)]);
+        case.try_once().unwrap_err();
+        let error = case.try_once().unwrap_err();
+        assert!(error.to_string().starts_with("f: no space left on the disk"), "{error}");
+        assert_eq!(case.files(), [] as [String; 0]);
+    }
 }

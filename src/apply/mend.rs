@@ -5,12 +5,13 @@
 //! and replaces nothing. Whether a unit is down is the caller's to know.
 
 use super::aside::move_aside;
-use super::{Applied, ApplyError, point};
-use crate::plan::{CheckedPlan, PlannedRestore, RestoreFrom};
+use super::{Applied, ApplyError, point, store};
+use crate::plan::{CheckedPlan, PlannedQuarantine, PlannedRestore, RestoreFrom};
 use crate::sys::root::FileError;
 use crate::sys::{Root, atomic};
 
-/// Carries out what needs no unit down, or one for which `is_down` says so.
+/// Carries out what needs no unit down, or one for which `is_down` says so; all
+/// but containerd's store, which is `store`'s.
 ///
 /// # Errors
 /// When a step fails; what was moved lies whole in its new place.
@@ -21,7 +22,8 @@ pub fn mend(
 ) -> Result<Applied, ApplyError> {
     let plan = checked.plan();
     let mut applied = Applied::default();
-    for item in plan.quarantines.iter().filter(|item| is_down(&item.needs_stopped)) {
+    let is_due = |item: &&PlannedQuarantine| !store::is_it(item) && is_down(&item.needs_stopped);
+    for item in plan.quarantines.iter().filter(is_due) {
         applied.changed.extend(move_aside(root, &item.path)?);
     }
     for item in &plan.restores {

@@ -11,12 +11,14 @@ mod generations;
 mod mend;
 pub mod retire;
 mod rollback;
+mod store;
 
 use thiserror::Error;
 
-pub use artifact::{ArtifactError, Download, DownloadError, Progress};
+pub use artifact::{ArtifactError, Download, DownloadError, Progress, Wanted, bring};
 pub use mend::mend;
 pub use rollback::rollback;
+pub use store::set_store_aside;
 
 use crate::error::ErrorKind;
 use crate::identity;

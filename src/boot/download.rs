@@ -3,20 +3,26 @@
 //! Owns the client for them: anybody may answer, because only the signed
 //! digest decides what is used.
 
-use std::io;
+use std::io::Write as _;
 use std::time::Duration;
 
 use crate::apply::{Download, DownloadError, Progress};
 use crate::enrol::{CentralSettings, Source};
 use crate::sys::http::{Client, HttpError, Proof, Settings};
+use crate::sys::sink::Sink;
 
 /// Longest pause between two pieces.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// A power cut loses at most this many bytes of what came.
+const SYNCED: u64 = 32 << 20;
 
 /// Is told how a download goes.
 pub trait Watcher: std::fmt::Debug {
     /// `title` stands at `progress`.
     fn progress(&self, title: &str, progress: Progress);
+
+    /// Something else is done now, in words.
+    fn doing(&self, _: &str) {}
 }
 
 /// Tells nobody.
@@ -57,23 +63,31 @@ impl<'a> Downloader<'a> {
         &self,
         title: &str,
         url: &str,
-        sink: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+        sink: &mut Sink,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let client = self.client.as_ref().map_err(|text| text.clone())?;
-        let mut download = client.download(url, 0, PATIENCE).await?;
-        if download.status() != 200 {
-            return Err(format!("status {}", download.status()).into());
+        let mut download = client.download_rest(url, (sink.size, sink.tag.as_deref()), PATIENCE).await?;
+        if download.status() == 416 && sink.size > 0 {
+            // What an earlier try left is longer than the file.
+            sink.clear()?;
+            download = client.download_rest(url, (0, None), PATIENCE).await?;
         }
-        let total = download.length();
-        let mut done = 0;
+        match download.status() {
+            206 if download.begins_at() == sink.size => {}
+            200 if sink.size > 0 => sink.clear()?,
+            200 => {}
+            status => return Err(format!("status {status}").into()),
+        }
+        sink.tag = download.tag();
+        let total = download.length().map(|rest| sink.size + rest);
         while let Some(bytes) = download.chunk().await? {
-            sink(&bytes)?;
-            done += bytes.len() as u64;
-            self.watcher.progress(title, Progress { done, total });
+            sink.write_all(&bytes)?;
+            sink.sync(SYNCED).await?;
+            self.watcher.progress(title, Progress { done: sink.size, total });
         }
         match total {
-            Some(total) if done < total => {
-                Err(Box::new(HttpError::Settings(format!("{done} of {total} bytes came"))))
+            Some(total) if sink.size < total => {
+                Err(Box::new(HttpError::Settings(format!("{} of {total} bytes came", sink.size))))
             }
             _ => Ok(()),
         }
@@ -81,12 +95,7 @@ impl<'a> Downloader<'a> {
 }
 
 impl Download for Downloader<'_> {
-    async fn download(
-        &self,
-        title: &str,
-        url: &str,
-        sink: &mut dyn FnMut(&[u8]) -> io::Result<()>,
-    ) -> Result<(), DownloadError> {
+    async fn download(&self, title: &str, url: &str, sink: &mut Sink) -> Result<(), DownloadError> {
         let brought = self.bring(title, url, sink).await;
         brought.map_err(|source| DownloadError { url: url.to_owned(), source })
     }

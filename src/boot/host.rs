@@ -12,7 +12,7 @@ use crate::enrol::{self, Enrolment, Introduction};
 use crate::error::ErrorKind;
 use crate::facts::HostFacts;
 use crate::paths;
-use crate::plan;
+use crate::plan::{self, PoolSpace, PoolWish};
 use crate::sys::root::FileError;
 use crate::sys::systemd::Systemd;
 use crate::sys::{Clock, Root, random};
@@ -65,8 +65,12 @@ pub struct Agent {
     pub confirmed: Option<String>,
     /// What passes remember of the node IP.
     pub address: super::address::Memory,
+    /// What passes remember of looks at storage.
+    pub storage: super::storage::Memory,
     /// What is remembered of the clock.
     pub time: super::Remembered,
+    /// What looks at containerd remember.
+    pub containerd: crate::verify::Memory,
     /// Tells how a download goes.
     pub watcher: Box<dyn super::Watcher>,
 }
@@ -89,7 +93,9 @@ impl Agent {
             enrolment,
             confirmed: None,
             address: super::address::Memory::default(),
+            storage: super::storage::Memory::default(),
             time: super::Remembered::default(),
+            containerd: crate::verify::Memory::default(),
             watcher: Box::new(super::Quiet),
         })
     }
@@ -105,7 +111,7 @@ impl Agent {
             manage_hostname: self.settings.node.manage_hostname,
             allow_keys: self.settings.trust.allow_keys.iter().map(ToString::to_string).collect(),
             snapshotter: self.settings.storage.snapshotter,
-            devmapper: self.settings.storage.devmapper.clone(),
+            devmapper: self.settings.storage.devmapper.as_ref().map(pool_wish),
             manage_ip: self.settings.node.manage_ip,
             interface: self.settings.node.interface.clone(),
             networks: match &self.settings.node.address {
@@ -192,6 +198,18 @@ fn files_of(root: &Root, place: Place, config: Option<&str>) -> Result<Vec<Strin
                 .map(|name| format!("{directory}/{name}"))
                 .collect())
         }
+    }
+}
+
+fn pool_wish(devmapper: &config::Devmapper) -> PoolWish {
+    let space = |space: &config::PoolSpace| match space {
+        config::PoolSpace::VolumeGroup(name) => PoolSpace::VolumeGroup(name.to_string()),
+        config::PoolSpace::Device(path) => PoolSpace::Device(path.display().to_string()),
+    };
+    PoolWish {
+        pool: devmapper.pool.to_string(),
+        space: devmapper.space.as_ref().map(space),
+        create: devmapper.create,
     }
 }
 

@@ -78,10 +78,10 @@ pub(super) fn down(state: &Fact<Unit>, on_host: bool) -> bool {
 
 /// Keeps k3s from starting while its files are moved; a hold that is there
 /// already stays.
-struct Held(bool);
+pub(super) struct Held(bool);
 
 impl Held {
-    fn begin(root: &Root) -> Result<Self, FileError> {
+    pub(super) fn begin(root: &Root) -> Result<Self, FileError> {
         if hold::current(root).is_some() {
             return Ok(Self(false));
         }
@@ -90,12 +90,12 @@ impl Held {
         hold::set(root, &why).map(|_| Self(true))
     }
 
-    fn end(self, root: &Root) -> Result<(), FileError> {
+    pub(super) fn end(self, root: &Root) -> Result<(), FileError> {
         if self.0 { hold::clear(root).map(|_| ()) } else { Ok(()) }
     }
 }
 
-fn failed(error: &(dyn std::error::Error + 'static)) -> Stop {
+pub(super) fn failed(error: &(dyn std::error::Error + 'static)) -> Stop {
     let code = if error.is::<ApplyError>() { "EB-apply" } else { "EB-state-file" };
     let why = Refusal::new(code, Chain(error).to_string(), "it is tried again by itself");
     Stop { why, kind: StopKind::Failed }

@@ -7,14 +7,20 @@
 
 pub mod act;
 pub mod address;
+pub mod containerd;
 mod download;
+mod health;
 pub mod host;
+pub mod images;
 mod mend;
+mod mirrors;
 mod peers;
 mod record;
 mod renames;
 mod retire;
 mod steps;
+pub mod storage;
+mod store;
 pub mod summary;
 mod time;
 
@@ -142,12 +148,14 @@ pub async fn pass(agent: &mut Agent, order: Order) -> Pass {
         pass.stop = Some(stop);
     }
     renames::tell(agent, order, &mut pass).await;
+    storage::tell(agent, &mut pass);
     pass
 }
 
 async fn line(agent: &mut Agent, order: Order, pass: &mut Pass) -> Result<(), Stop> {
     steps::observe(agent, pass).await;
     mend::findings(pass);
+    store::findings(pass);
     address::notice(agent, pass);
     // Before anything is asked or taken up in the name of the pinned identity.
     steps::same_machine(pass)?;
@@ -157,10 +165,15 @@ async fn line(agent: &mut Agent, order: Order, pass: &mut Pass) -> Result<(), St
     enrolled?;
     mend::heed_lease(agent, pass)?;
     peers::note_epoch(agent, order, pass)?;
+    mirrors::notice(order, pass);
+    storage::look(agent, order, pass).await;
     let plan = steps::plan(agent, pass)?;
+    containerd::notice(pass);
     if order.observe_only {
         return steps::verify(agent, &plan, pass).await;
     }
+    storage::prepare(agent, order, &plan, pass).await;
+    store::mend(agent, &plan, pass).await?;
     steps::apply(agent, order, &plan, pass).await?;
     if order.until == Until::Written {
         return Ok(());
@@ -175,6 +188,7 @@ async fn line(agent: &mut Agent, order: Order, pass: &mut Pass) -> Result<(), St
     steps::start(agent, &plan, pass).await?;
     address::watch(agent, &plan, pass);
     steps::verify(agent, &plan, pass).await?;
+    health::remember(agent);
     record::learn(agent, &plan, pass).await
 }
 

@@ -5,10 +5,13 @@
 
 use tracing::{info, warn};
 
-use super::{Agent, Pass, Severity, Stop, StopKind, mend};
+use super::{Agent, Pass, Severity, Stop, StopKind, containerd, mend};
 use crate::error::Chain;
+use crate::facts::Fact;
+use crate::facts::k3s_config::Effective;
 use crate::ledger::{self, Event, Failed, Ledger, Left, Phase};
-use crate::plan::{CheckedPlan, PlannedUnit, Refusal, Wanted, fingerprint};
+use crate::plan::{CheckedPlan, PlannedFile, PlannedUnit, Refusal, Wanted, fingerprint, restart, units};
+use crate::sys::Root;
 use crate::sys::statefile::{Loaded, StateError};
 use crate::verify::Health;
 use crate::{activate, apply, identity, observe};
@@ -46,15 +49,25 @@ fn current(agent: &Agent) -> Option<Ledger> {
     ledger::load(&agent.root).ok().and_then(Loaded::value)
 }
 
-/// Why this plan is not tried: it failed before, and nothing changed since.
+/// Why this plan is not tried: it failed before, and nothing changed since. Of a
+/// plan with which containerd did not come up, containerd's file is what failed,
+/// whatever else changed.
 pub(super) fn blocked(ledger: Option<&Ledger>, checked: &CheckedPlan) -> Option<Refusal> {
     let digest = &checked.plan().generation.as_ref()?.digest;
-    let failed = ledger?.failed.as_ref().filter(|failed| failed.digest == *digest)?;
+    let file = containerd::planned(checked).map(PlannedFile::sha256);
+    let is_same = |failed: &&Failed| {
+        failed.digest == *digest || failed.containerd.is_some() && failed.containerd == file
+    };
+    let failed = ledger?.failed.as_ref().filter(is_same)?;
     Some(Refusal::new(
-        "EB-rolled-back",
+        rolled_back_code(failed),
         format!("this plan was rolled back at {}: {}", failed.at, failed.reason),
         "change the assignment, or run `edge-bootstrap apply` to try it again",
     ))
+}
+
+fn rolled_back_code(failed: &Failed) -> &'static str {
+    if failed.containerd.is_some() { "EB-containerd-rolled-back" } else { "EB-rolled-back" }
 }
 
 pub(super) fn committed(
@@ -83,6 +96,8 @@ pub(super) async fn learn(agent: &mut Agent, checked: &CheckedPlan, pass: &mut P
     match health {
         Some(Health::Healthy) => good(agent, checked, pass).await,
         Some(Health::Failed) => failed(agent, checked, pass).await,
+        // One that waits for its next start, again and again, is not called failed.
+        _ if containerd::is_over(&pass.facts) => failed(agent, checked, pass).await,
         _ => Ok(()),
     }
 }
@@ -100,32 +115,56 @@ async fn good(agent: &Agent, checked: &CheckedPlan, pass: &mut Pass) -> Result<(
     let change = identity::pin(&agent.root, &joined).map_err(|error| state(&error))?;
     // The next plan depends on it: full token form, no `cluster-init`.
     pass.again |= change.is_change();
-    pass.facts.runtime.identity = crate::facts::Fact::Known(Some(joined));
+    pass.facts.runtime.identity = Fact::Known(Some(joined));
     Ok(())
 }
 
 async fn failed(agent: &mut Agent, checked: &CheckedPlan, pass: &mut Pass) -> Result<(), Stop> {
     let Some(ledger) = current(agent) else { return Ok(()) };
     let Some(last_good) = ledger.last_good.filter(|good| *good != ledger.generation) else { return Ok(()) };
-    if ledger.phase == Phase::Healthy || !gave_up(pass, checked) {
+    if ledger.phase == Phase::Healthy {
         return Ok(());
     }
-    let reason = pass.verdict.as_ref().and_then(|verdict| verdict.cause.clone()).unwrap_or_default();
+    let containerd = containerd::gave_up(&agent.root, &pass.facts, last_good);
+    let reason = match &containerd {
+        Some(gave_up) => format!("{}{}", gave_up.words, containerd::last_words(&agent.root).await),
+        None if gave_up(pass, checked) => {
+            pass.verdict.as_ref().and_then(|verdict| verdict.cause.clone()).unwrap_or_default()
+        }
+        None => return Ok(()),
+    };
     warn!(EDGE_STEP = "verify", EDGE_GENERATION = last_good, EDGE_REASON = %reason, "generation failed, rolling back");
+    let before = observe::k3s::effective(&agent.root);
     apply::rollback(&agent.root, last_good).map_err(|error| state(&error))?;
-    let failed = Failed { digest: ledger.digest.clone(), reason: reason.clone(), at: agent.clock.rfc3339() };
+    let failed = Failed {
+        digest: ledger.digest.clone(),
+        reason: reason.clone(),
+        at: agent.clock.rfc3339(),
+        containerd: containerd.map(|gave_up| gave_up.file),
+    };
+    let code = rolled_back_code(&failed);
+    let only_containerd = failed.containerd.is_some() && reads_the_same(&before, &agent.root);
     let event = Event::RolledBack { to: last_good, failed };
     ledger::record(&agent.root, Some(&ledger), event).map_err(|error| state(&error))?;
-    restart(agent, checked).await;
+    restart_running(agent, checked, only_containerd).await;
     pass.find(
         Severity::Fail,
         Refusal::new(
-            "EB-rolled-back",
+            code,
             format!("generation {} failed: {reason}", ledger.generation),
             "generation before it is in force again",
         ),
     );
     Ok(())
+}
+
+/// Whether k3s would read what it has read (invariant 10).
+fn reads_the_same(before: &Fact<Effective>, root: &Root) -> bool {
+    let after = observe::k3s::effective(root);
+    match (before.known(), after.known()) {
+        (Some(before), Some(after)) => restart::changed_keys(before, after).is_empty(),
+        _ => false,
+    }
 }
 
 /// k3s was started again and again with the new generation, or systemd gave up.
@@ -138,10 +177,12 @@ fn gave_up(pass: &Pass, checked: &CheckedPlan) -> bool {
     })
 }
 
-async fn restart(agent: &Agent, checked: &CheckedPlan) {
+async fn restart_running(agent: &Agent, checked: &CheckedPlan, only_containerd: bool) {
     let again = |unit: &PlannedUnit| PlannedUnit { restart: Some("rolled back".to_owned()), ..unit.clone() };
-    let running = checked.plan().units.iter().filter(|unit| unit.wanted == Wanted::Running);
-    let units: Vec<PlannedUnit> = running.map(again).collect();
+    let is_meant = |unit: &&PlannedUnit| {
+        unit.wanted == Wanted::Running && (!only_containerd || unit.name == units::CONTAINERD)
+    };
+    let units: Vec<PlannedUnit> = checked.plan().units.iter().filter(is_meant).map(again).collect();
     let host = activate::Host { root: &agent.root, systemd: &agent.systemd, clock: agent.clock };
     if let Err(error) = activate::start(host, &units).await {
         warn!(EDGE_STEP = "activate", EDGE_REASON = %Chain(&error), "units could not be restarted, retrying in the next pass");

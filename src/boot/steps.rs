@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use tracing::{debug, info};
 
-use super::{Agent, Downloader, Order, Pass, Severity, Stop, StopKind, Until, mend, record, renames, retire};
+use super::{
+    Agent, Downloader, Order, Pass, Severity, Stop, StopKind, Until, containerd, health, mend, record,
+    renames, retire, storage,
+};
 use crate::activate::{self, Wish};
 use crate::enrol::{EnrolError, Enrolled, Freshness, Outcome, Source, Waiting};
 use crate::error::Chain;
@@ -190,6 +193,10 @@ pub(super) async fn apply(
         pass.blocked = true;
         return Ok(());
     }
+    containerd::validate(agent, checked, pass).await?;
+    if pass.blocked {
+        return Ok(());
+    }
     if order.until == Until::Ready && !checked.plan().artifacts.is_empty() {
         let why =
             Refusal::new("EB-wait-k3s", "k3s's binary must be fetched first", "it is fetched after the boot");
@@ -207,6 +214,7 @@ pub(super) async fn apply(
     let result = timed(pass, "apply", async { apply::apply(&root, checked) }).await;
     let applied = result.map_err(|error| failed("EB-apply", &error))?;
     record::committed(agent, ledger.as_ref(), checked).map_err(|error| failed("EB-state-file", &error))?;
+    storage::record(agent, checked, pass).map_err(|error| failed("EB-state-file", &error))?;
     if checked.plan().retirement.is_some() {
         // Reports must not tell of the old life under the new assignment.
         pass.facts.runtime.identity = Fact::Known(checked.plan().identity.clone());
@@ -242,6 +250,10 @@ pub(super) async fn start(agent: &mut Agent, checked: &CheckedPlan, pass: &mut P
         // Another generation than the planned one is in force, on purpose.
         units.iter_mut().for_each(|unit| unit.restart = None);
     }
+    if let Some(why) = storage::restart(&agent.root, checked, &pass.facts) {
+        let containerd = units.iter_mut().filter(|unit| unit.name == units::CONTAINERD);
+        containerd.for_each(|unit| unit.restart = Some(why.clone()));
+    }
     let started = timed(pass, "activate", activate::start(host(agent), &units)).await;
     let started = started.map_err(|error| failed("EB-systemd", &error))?;
     for job in &started.jobs {
@@ -260,16 +272,18 @@ pub(super) async fn verify(agent: &mut Agent, checked: &CheckedPlan, pass: &mut 
     let probing = Probing {
         root: &agent.root,
         systemd: &agent.systemd,
+        containerd: Some(health::expected(checked)),
         k3s_unit: checked.plan().k3s_unit(),
         node_name: &identity.node_name,
         ports: verify::Ports::default(),
     };
-    let verdict = timed(pass, "verify", verify::look(&probing)).await;
+    let verdict = timed(pass, "verify", verify::look(&probing, &mut agent.containerd)).await;
     debug!(
         EDGE_STEP = "verify",
         EDGE_REASON = verdict.cause.as_deref().unwrap_or_default(),
         "node was looked at"
     );
     pass.verdict = Some(verdict);
+    health::tell_upgrade(agent, pass);
     Ok(())
 }

@@ -185,7 +185,7 @@ fn probes(pass: &Pass) -> Vec<Finding> {
     let bad = probes.filter(|probe| matches!(probe.state, State::Degraded | State::Failed | State::Unknown));
     bad.map(|probe| Finding {
         id: probe.name.to_owned(),
-        code: "EB-probe".to_owned(),
+        code: probe.code().to_owned(),
         status: match probe.state {
             State::Failed => FindingStatus::Fail,
             State::Unknown => FindingStatus::Unknown,

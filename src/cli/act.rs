@@ -10,7 +10,13 @@ use clap::Subcommand;
 
 use super::Common;
 use crate::boot::address::acts;
+use crate::boot::images::{ImageError, Tool, acts as images};
+use crate::boot::storage::look;
+use crate::boot::storage::pool::{self, PoolError};
 use crate::facts::network::Cidr;
+use crate::facts::storage::Named;
+use crate::plan::PoolSpace;
+use crate::role::words::Sha256Hex;
 use crate::sys::{clock, host};
 
 #[derive(Debug, Subcommand)]
@@ -39,6 +45,94 @@ pub enum ActVerb {
         #[arg(long)]
         ip: IpAddr,
     },
+    /// Import an archive of images, and sync them
+    ImportImages {
+        #[command(flatten)]
+        tool: CtrTool,
+        /// Of the archive
+        #[arg(long)]
+        sha256: Sha256Hex,
+        /// Tell ctr to import by itself (containerd 2.x)
+        #[arg(long)]
+        local: bool,
+        /// Remove first what an interrupted import left
+        #[arg(long)]
+        again: bool,
+    },
+    /// Remove images, under all their names
+    RemoveImages {
+        #[command(flatten)]
+        tool: CtrTool,
+        /// A name of each
+        #[arg(long = "image", value_name = "NAME")]
+        images: Vec<String>,
+    },
+    /// Compare images with their digests, and unpacked layers with their blobs
+    VerifyImages {
+        #[command(flatten)]
+        tool: CtrTool,
+        /// Seconds since 1970: what is older was verified before
+        #[arg(long, value_name = "UNIX_SECONDS")]
+        since: u64,
+        /// The sandbox image
+        #[arg(long, value_name = "NAME")]
+        sandbox: Option<String>,
+    },
+    /// Look at what a snapshotter could stand on
+    LookAtStorage {
+        /// Device-mapper name of the pool
+        #[arg(long, value_name = "NAME")]
+        pool: Option<String>,
+        /// The volume group that holds it
+        #[arg(long, value_name = "NAME")]
+        volume_group: Option<String>,
+        /// The block device that holds it
+        #[arg(long, value_name = "PATH")]
+        device: Option<String>,
+        /// Try a real overlay mount as well
+        #[arg(long)]
+        overlay: bool,
+    },
+    /// Make a thin pool on provably empty space
+    CreatePool {
+        #[command(flatten)]
+        pool: PoolName,
+        /// The whole device that becomes its volume group
+        #[arg(long, value_name = "PATH", conflicts_with = "volume_group")]
+        device: Option<String>,
+        /// The volume group that has room for it
+        #[arg(long, value_name = "NAME", required_unless_present = "device")]
+        volume_group: Option<String>,
+    },
+    /// Bring a thin pool up
+    ActivatePool(PoolName),
+    /// Check a thin pool's metadata, and repair them into new ones
+    RepairPool(PoolName),
+    /// Give a full thin pool more of its volume group
+    ExtendPool(PoolName),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct CtrTool {
+    /// Path of ctr, of the same package as the daemon
+    #[arg(long, value_name = "PATH")]
+    ctr: String,
+    /// Snapshotter of the CRI
+    #[arg(long, value_name = "NAME")]
+    snapshotter: String,
+}
+
+impl CtrTool {
+    fn tool(&self) -> Tool {
+        Tool { ctr: self.ctr.clone(), snapshotter: self.snapshotter.clone() }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub struct PoolName {
+    /// Its device-mapper name
+    #[arg(long)]
+    pool: String,
 }
 
 pub fn run(common: &Common, verb: &ActVerb) -> anyhow::Result<u8> {
@@ -54,7 +148,58 @@ pub fn run(common: &Common, verb: &ActVerb) -> anyhow::Result<u8> {
             acts::probe(&common.root(), interface, *ip)?;
             Ok(0)
         }
+        ActVerb::ImportImages { tool, sha256, local, again } => {
+            let tool = tool.tool();
+            on_images(images::import(&common.root(), &tool, sha256.as_str(), (*local, *again)))
+        }
+        ActVerb::RemoveImages { tool, images } => {
+            on_images(images::remove(&common.root(), &tool.tool(), images))
+        }
+        ActVerb::VerifyImages { tool, since, sandbox } => {
+            on_images(images::verify(&common.root(), &tool.tool(), *since, sandbox.as_deref()))
+        }
+        ActVerb::LookAtStorage { pool, volume_group, device, overlay } => {
+            let named = Named { pool: pool.clone(), group: volume_group.clone(), device: device.clone() };
+            super::on_runtime(async {
+                look::look(&common.root(), named, *overlay).await?;
+                Ok(0)
+            })
+        }
+        ActVerb::CreatePool { pool, device, volume_group } => {
+            let space = match (device, volume_group) {
+                (Some(path), _) => PoolSpace::Device(path.clone()),
+                (None, group) => PoolSpace::VolumeGroup(group.clone().unwrap_or_default()),
+            };
+            on_pool(common, "create-pool", &pool.pool, pool::create(&pool.pool, &space))
+        }
+        ActVerb::ActivatePool(name) => {
+            on_pool(common, "activate-pool", &name.pool, pool::activate(&name.pool))
+        }
+        ActVerb::RepairPool(name) => on_pool(common, "repair-pool", &name.pool, pool::repair(&name.pool)),
+        ActVerb::ExtendPool(name) => on_pool(common, "extend-pool", &name.pool, pool::extend(&name.pool)),
     }
+}
+
+fn on_images(work: impl Future<Output = Result<(), ImageError>>) -> anyhow::Result<u8> {
+    super::on_runtime(async {
+        work.await?;
+        Ok(0)
+    })
+}
+
+/// Works on a pool, and leaves for the daemon how that ended.
+fn on_pool(
+    common: &Common,
+    act: &str,
+    name: &str,
+    work: impl Future<Output = Result<pool::record::Done, PoolError>>,
+) -> anyhow::Result<u8> {
+    super::on_runtime(async {
+        let result = work.await;
+        pool::record::write(&common.root(), (act, name), &result)?;
+        super::output::text(&result?.words);
+        Ok(0)
+    })
 }
 
 fn set_clock(to: u64) -> anyhow::Result<u8> {

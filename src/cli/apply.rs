@@ -8,8 +8,10 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::{Common, output};
+use crate::boot::images::{self, Hands, Work};
 use crate::boot::summary::{self, Beside};
-use crate::boot::{self, Agent, Order, Pass, StopKind, Until};
+use crate::boot::{self, Agent, Downloader, Order, Pass, StopKind, Until};
+use crate::enrol::Source;
 use crate::report::status::{self, Status};
 use crate::report::{self};
 use crate::sys::{host, lock};
@@ -40,8 +42,29 @@ pub async fn run(common: &Common) -> anyhow::Result<u8> {
     };
     start_afresh(&agent)?;
     let pass = converge(&mut agent).await;
+    let images = bring_images(&agent, &pass).await;
     publish(&agent, &pass);
-    Ok(conclude(&pass))
+    Ok(conclude(&pass).max(images))
+}
+
+/// Brings the assigned images here and now, as the daemon would do it beside
+/// its passes; 75 when some are still missing.
+async fn bring_images(agent: &Agent, pass: &Pass) -> u8 {
+    let work = Work::of(pass).filter(|_| pass.stop.is_none() && agent.root.is_host());
+    let Some(work) = work else { return 0 };
+    let source = Source::from(&agent.settings);
+    let watcher = agent.watcher.as_ref();
+    let downloader = Downloader::new(&source, watcher);
+    let (root, systemd) = (&agent.root, &agent.systemd);
+    let hands = Hands { root, systemd, clock: agent.clock, downloader: &downloader, watcher };
+    let standing = images::round(&hands, &work).await;
+    for refusal in standing.troubles.iter().map(|(why, _)| why).chain(&standing.found) {
+        output::note(&refusal.to_string());
+    }
+    if standing.wanted > 0 {
+        output::note(&format!("images: {} of {} archives are imported", standing.imported, standing.wanted));
+    }
+    if standing.troubles.is_empty() { 0 } else { WAITING }
 }
 
 /// A person asks: what was left alone and what failed is tried again.
@@ -49,6 +72,7 @@ fn start_afresh(agent: &Agent) -> anyhow::Result<()> {
     activate::forget(&agent.root)?;
     let now = ledger::load(&agent.root)?.value();
     ledger::record(&agent.root, now.as_ref(), ledger::Event::Forgiven)?;
+    boot::containerd::forget(&agent.root);
     Ok(())
 }
 

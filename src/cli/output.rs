@@ -68,4 +68,8 @@ impl Watcher for Terminal {
             let _ = writeln!(anstream::stderr());
         }
     }
+
+    fn doing(&self, what: &str) {
+        note(what);
+    }
 }

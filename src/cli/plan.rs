@@ -133,6 +133,7 @@ fn text(plan: &Plan, changes: &Changes, facts: &HostFacts) -> String {
             planned.cidr, planned.interface, planned.reason
         );
     }
+    storage(&mut out, plan, changes);
     for title in &changes.artifacts {
         let _ = writeln!(out, "fetch {title}");
     }
@@ -149,6 +150,7 @@ fn text(plan: &Plan, changes: &Changes, facts: &HostFacts) -> String {
         format!("{} {}\n    because: {}", change.action, change.name, change.reason)
     };
     lines(&mut out, "unit", changes.units.iter().map(unit));
+    lines(&mut out, "bring images of", changes.images.iter().cloned());
     lines(&mut out, "waits for the room's Lease:", changes.pending.iter().map(unit));
     lines(&mut out, "note:", plan.notes.iter().cloned());
     if changes.is_empty() {
@@ -156,6 +158,18 @@ fn text(plan: &Plan, changes: &Changes, facts: &HostFacts) -> String {
         let _ = writeln!(out, "nothing to change on {name}");
     }
     out
+}
+
+/// The snapshotter with its reason and what was looked at, changed or not.
+fn storage(out: &mut String, plan: &Plan, changes: &Changes) {
+    let Some(storage) = &plan.storage else { return };
+    for change in &changes.storage {
+        let _ = writeln!(out, "{change}");
+    }
+    let _ = writeln!(out, "snapshotter {}\n    because: {}", storage.choice.snapshotter, storage.reason);
+    for input in &storage.inputs {
+        let _ = writeln!(out, "    {input}");
+    }
 }
 
 fn lines(out: &mut String, title: &str, items: impl Iterator<Item = String>) {

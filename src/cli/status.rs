@@ -105,6 +105,10 @@ pub fn text(status: &Status) -> String {
     reasons(&mut out, status);
     place(&mut out, status);
     passes(&mut out, status);
+    if let Some(images) = &status.images {
+        let now = images.now.as_ref().map(|now| format!(", {now}")).unwrap_or_default();
+        out.line("images", format!("{} of {}{now}", images.imported, images.wanted));
+    }
     for (name, unit) in &status.units {
         out.line("unit", unit_text(name, unit));
     }

@@ -6,9 +6,12 @@
 //! clean stop. What a pass does is `boot`'s.
 
 mod copy;
+mod images;
 mod managed;
+mod mirrors;
 mod people;
 mod room;
+mod signals;
 mod starts;
 mod talk;
 mod tidy;
@@ -16,9 +19,8 @@ mod tidy;
 use std::time::Duration;
 
 use thiserror::Error;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::LocalSet;
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::time::{Instant, Interval, sleep_until, timeout};
 use tracing::{info, warn};
 
 use crate::boot::summary::{self, Beside};
@@ -35,8 +37,11 @@ use crate::sys::links::LinkWatch;
 use crate::sys::systemd::{Event, Watch};
 use crate::sys::{Clock, Root, lock, notify};
 use crate::{hold, paths, pause, sys};
+use images::Images;
+use mirrors::Mirrors;
 use people::People;
 use room::{Answer, Room};
+use signals::{Signals, attended, feed, feeding};
 use starts::Starts;
 use talk::{Talk, Word};
 
@@ -86,7 +91,9 @@ pub async fn run(root: Root, config: Option<String>) -> Result<(), DaemonError> 
     }
     info!(EDGE_STEP = "start", "ready");
     // The conversation runs on this thread too: there is no other.
+    boot::images::begin_of_boot(&daemon.root);
     LocalSet::new().run_until(daemon.serve()).await;
+    boot::images::end_of_boot(&daemon.root, &sys::systemd::Systemd::new(&daemon.root)).await;
     daemon.stop();
     Ok(())
 }
@@ -97,6 +104,8 @@ struct Daemon {
     agent: Option<Agent>,
     talk: Option<Talk>,
     room: Option<Room>,
+    mirrors: Option<Mirrors>,
+    images: Option<Images>,
     status: Status,
     beside: Beside,
     starts: Starts,
@@ -113,12 +122,6 @@ struct Daemon {
     watchdog: Option<Interval>,
 }
 
-struct Signals {
-    term: Signal,
-    int: Signal,
-    hup: Signal,
-}
-
 /// What woke the daemon.
 enum Wake {
     Stop,
@@ -126,6 +129,7 @@ enum Wake {
     Pass,
     Soon,
     Word(Word),
+    Images,
     Fed,
 }
 
@@ -138,7 +142,7 @@ impl Daemon {
         };
         let host = root.read_kernel("/proc/sys/kernel/hostname").unwrap_or_default();
         let status = Status::starting(host, agent, Clock::System.rfc3339());
-        let signals = signals().map_err(DaemonError::Signals)?;
+        let signals = Signals::new().map_err(DaemonError::Signals)?;
         let beside = Beside { safe_mode: starts.only_observe(), ..Beside::default() };
         let files = FileWatch::new(&root);
         let mut daemon = Self {
@@ -153,6 +157,8 @@ impl Daemon {
             agent: None,
             talk: None,
             room: None,
+            mirrors: None,
+            images: None,
             said: None,
             broken_config: None,
             late_hold_ends: None,
@@ -174,6 +180,7 @@ impl Daemon {
                 if let Some(before) = self.agent.take() {
                     agent.confirmed = before.confirmed;
                     agent.time = before.time;
+                    agent.containerd = before.containerd;
                 }
                 self.agent = Some(agent);
                 self.talk = None;
@@ -202,7 +209,15 @@ impl Daemon {
     /// Everything that must be so before k3s starts, from what is on disk.
     async fn pre_start(&mut self) {
         let order = Order { until: Until::Ready, patience: Duration::ZERO, observe_only: self.is_paused() };
-        match timeout(PRE_START, self.locked_pass(order)).await {
+        let systemd = self.agent.as_ref().map(|agent| agent.systemd.clone());
+        if let Some(systemd) = &systemd {
+            systemd.hurry().await;
+        }
+        let passed = timeout(PRE_START, self.locked_pass(order)).await;
+        if let Some(systemd) = &systemd {
+            systemd.take_time().await;
+        }
+        match passed {
             Ok(Some(pass)) => self.after(pass),
             Ok(None) => warn!(EDGE_STEP = "start", "another pass holds the lock, going on without"),
             Err(_) => {
@@ -244,6 +259,10 @@ impl Daemon {
                 Wake::Reload => self.reload(),
                 Wake::Soon => self.schedule(SETTLE),
                 Wake::Word(word) => self.hear(word),
+                Wake::Images => {
+                    self.show_images();
+                    self.publish();
+                }
                 Wake::Fed => {}
                 Wake::Pass => {
                     if self.full_pass().await.is_none() {
@@ -258,7 +277,7 @@ impl Daemon {
         let next_pass = self.next_pass;
         tokio::select! {
             biased;
-            // Each arm is cancel-safe: signals, timers, channels and the four
+            // Each arm is cancel-safe: signals, timers, channels and the
             // watches keep what they have not handed out.
             _ = self.signals.term.recv() => Wake::Stop,
             _ = self.signals.int.recv() => Wake::Stop,
@@ -266,10 +285,12 @@ impl Daemon {
             () = feed(&mut self.watchdog) => Wake::Fed,
             () = sleep_until(next_pass) => Wake::Pass,
             word = hear(&mut self.talk) => Wake::Word(word),
+            () = images::changed(&mut self.images) => Wake::Images,
             () = names.changed() => Wake::Soon,
             () = self.links.changed() => Wake::Soon,
             () = self.clock_watch.changed() => Wake::Soon,
             () = self.files.changed() => Wake::Soon,
+            () = mirrors::changed(&self.mirrors) => Wake::Soon,
             event = watch.changed() => match event {
                 Event::Unit(_) | Event::Hostname | Event::Missed => Wake::Soon,
             },
@@ -444,6 +465,7 @@ impl Daemon {
         let before = self.status.phase.clone();
         summary::update(&mut self.status, agent, &pass, &self.beside);
         self.status.findings.extend(self.broken_config.clone());
+        self.follow_images(&pass);
         self.people.follow(&self.root, Clock::System, &mut self.status);
         if pass.assignment.is_none() && !pass.is_quarantined() {
             self.say_what_central_said();
@@ -453,6 +475,7 @@ impl Daemon {
         }
         self.publish();
         self.tell_the_room(&pass);
+        mirrors::follow(&mut self.mirrors, &self.root, pass.assignment.as_ref().filter(|_| self.is_serving));
         self.report(&pass);
     }
 
@@ -503,7 +526,9 @@ impl Daemon {
         self.starts.ready(&self.root);
         info!(EDGE_STEP = "stop", EDGE_STARTS = self.starts.begun, "stopping");
         self.talk = None;
+        self.images = None;
         self.room = None;
+        self.mirrors = None;
         // With this process gone the hold means nothing; its file goes too.
         self.release();
     }
@@ -518,53 +543,6 @@ fn pause_after(pass: &Pass) -> Duration {
         None if pass.verdict.is_none() => Duration::ZERO,
         None if pass.comes_up() => SOON,
         None => RETRY,
-    }
-}
-
-/// Runs `work` to its end, feeding the watchdog; `None` when a stop came first.
-/// A pass that is dropped is dropped between its writes: they do not await.
-async fn attended<T>(
-    work: impl Future<Output = T>,
-    signals: &mut Signals,
-    watchdog: &mut Option<Interval>,
-) -> Option<T> {
-    tokio::pin!(work);
-    loop {
-        tokio::select! {
-            biased;
-            // Cancel-safe: a signal.
-            _ = signals.term.recv() => return None,
-            // Cancel-safe: a signal.
-            _ = signals.int.recv() => return None,
-            // Cancel-safe: a timer.
-            () = feed(watchdog) => {}
-            // Pinned outside the loop, so nothing of it is lost.
-            done = &mut work => return Some(done),
-        }
-    }
-}
-
-fn signals() -> std::io::Result<Signals> {
-    Ok(Signals {
-        term: signal(SignalKind::terminate())?,
-        int: signal(SignalKind::interrupt())?,
-        hup: signal(SignalKind::hangup())?,
-    })
-}
-
-fn feeding(every: Duration) -> Interval {
-    let mut interval = interval(every);
-    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    interval
-}
-
-async fn feed(watchdog: &mut Option<Interval>) {
-    match watchdog {
-        Some(interval) => {
-            interval.tick().await;
-            notify::watchdog();
-        }
-        None => std::future::pending().await,
     }
 }
 

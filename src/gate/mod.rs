@@ -154,9 +154,8 @@ pub fn arm() {
 #[allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 mod tests {
     use super::*;
-    use crate::facts::runtime::Fingerprint;
+    use crate::facts::runtime::pinned_server;
     use crate::identity;
-    use crate::role::Role;
 
     const CONFIG: &str = "node-name: \"172-16-36-1\"\nnode-ip: \"172.16.36.1\"\ntoken-file: \"/var/lib/edge-bootstrap/generations/1/server-token\"\n";
 
@@ -175,27 +174,8 @@ mod tests {
         fixture.put(paths::K3S_CONFIG, CONFIG);
         fixture.put("/var/lib/rancher/k3s/server/db/etcd/member/wal/0-0.wal", "wal");
         fixture.put("/var/lib/edge-bootstrap/generations/1/server-token", "K10aa::server:x\n");
-        identity::pin(&fixture.root, &pinned()).unwrap();
+        identity::pin(&fixture.root, &pinned_server()).unwrap();
         fixture
-    }
-
-    fn pinned() -> PinnedIdentity {
-        PinnedIdentity {
-            node_id: None,
-            site: "hz-017".into(),
-            cluster: "hz-017".into(),
-            role: Role::Server,
-            node_name: "172-16-36-1".into(),
-            node_ip: "172.16.36.1".parse().unwrap(),
-            manage_hostname: true,
-            epoch: 1,
-            init_started: None,
-            fingerprint: Fingerprint::default(),
-            joined: None,
-            highest_epoch: 1,
-            nic: None,
-            retiring: None,
-        }
     }
 
     impl Fixture {
@@ -249,6 +229,8 @@ mod tests {
     #[test]
     fn containerd_is_refused_only_for_its_own_damaged_file() {
         let host = healthy();
+        assert_eq!(host.code("containerd.service"), None, "it is not ours");
+        host.put(paths::CONTAINERD_DROP_IN, "[Service]\n");
         assert_eq!(host.code("containerd.service").as_deref(), Some("EB-containerd-config"));
         host.put(paths::CONTAINERD_CONFIG, "version = 2\n");
         host.put("/proc/sys/kernel/hostname", "localhost\n");

@@ -72,6 +72,9 @@ pub struct Status {
     /// Restarts that are due and wait for the room's Lease.
     #[serde(default)]
     pub pending_restarts: Vec<PendingRestart>,
+    /// How far the archives of images are; absent when none are assigned.
+    #[serde(default)]
+    pub images: Option<Images>,
     /// What is not as it should be.
     #[serde(default)]
     pub findings: Vec<Finding>,
@@ -207,6 +210,18 @@ pub struct PendingRestart {
     pub reason: String,
 }
 
+/// Archives of images that the assignment names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Images {
+    /// How many.
+    pub wanted: u64,
+    /// How many of them are in containerd's store, synced.
+    pub imported: u64,
+    /// What is done now: `airgap.tar 61 % (12.3 MB/s)`.
+    #[serde(default)]
+    pub now: Option<String>,
+}
+
 /// One thing that was found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
@@ -292,6 +307,7 @@ impl Status {
             refused: Vec::new(),
             left_alone: Vec::new(),
             pending_restarts: Vec::new(),
+            images: None,
             findings: Vec::new(),
             units: BTreeMap::new(),
             versions: BTreeMap::new(),

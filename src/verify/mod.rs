@@ -4,6 +4,7 @@
 //! Changes nothing. Neither a WAN nor another host is a health signal. Before
 //! k3s has said READY nothing that k3s serves can fail: it is waited for.
 
+mod containerd;
 mod judge;
 mod node;
 mod probe;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::{Instant, sleep_until};
 
+pub use containerd::{Expected, Memory, Seen, number};
 pub use judge::judge;
 pub use node::{NodeReady, parse_node};
 
@@ -29,6 +31,8 @@ pub struct Probing<'a> {
     pub root: &'a Root,
     /// The host's systemd.
     pub systemd: &'a Systemd,
+    /// What containerd shall be; `None` where it is not ours to ask.
+    pub containerd: Option<Expected>,
     /// k3s's unit as the plan names it; `None` where the host runs no k3s.
     pub k3s_unit: Option<&'a str>,
     /// Name of the host's own Node.
@@ -95,6 +99,14 @@ pub struct Probe {
     pub detail: String,
 }
 
+impl Probe {
+    /// Code of the finding that it becomes when it is not good.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        if containerd::is_tier(self.name) { "EB-containerd-health" } else { "EB-probe" }
+    }
+}
+
 /// What all probes together say.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Verdict {
@@ -108,17 +120,18 @@ pub struct Verdict {
     pub probes: Vec<Probe>,
 }
 
-/// Looks once. Ends within 6 s whatever hangs.
-pub async fn look(probing: &Probing<'_>) -> Verdict {
-    judge(probe::all(probing).await)
+/// Looks once. Ends within 10 s whatever hangs; what hangs together is waited
+/// for together.
+pub async fn look(probing: &Probing<'_>, memory: &mut Memory) -> Verdict {
+    judge(probe::all(probing, memory).await)
 }
 
 /// Looks again and again until all is good, or `budget` is over. k3s that is
 /// still starting then makes the host degraded, not failed: it waits for ever.
-pub async fn wait(probing: &Probing<'_>, budget: Duration) -> Verdict {
+pub async fn wait(probing: &Probing<'_>, memory: &mut Memory, budget: Duration) -> Verdict {
     let deadline = Instant::now() + budget;
     loop {
-        let verdict = look(probing).await;
+        let verdict = look(probing, memory).await;
         if verdict.health == Health::Healthy {
             return verdict;
         }

@@ -6,24 +6,27 @@
 
 use std::time::Duration;
 
-use super::{NodeReady, Probe, Probing, State, parse_node};
+use super::{Memory, NodeReady, Probe, Probing, State, containerd, parse_node};
 use crate::error::Chain;
 use crate::paths::K3S_DATA;
-use crate::plan::units::{CONTAINERD, K3S};
+use crate::plan::units::K3S;
 use crate::sys::local::{self, Answer, Credentials, LocalError};
 use crate::sys::systemd::{SystemdError, UnitState};
 
 const LIMIT: Duration = Duration::from_secs(5);
-const SOCKET: &str = "/run/containerd/containerd.sock";
+pub(super) const CONTAINERD_UNIT: &str = "containerd-unit";
 
 /// What was found: state and detail.
-type Found = (State, String);
+pub(super) type Found = (State, String);
 
-pub(super) async fn all(probing: &Probing<'_>) -> Vec<Probe> {
-    let (containerd, socket) = tokio::join!(containerd_unit(probing), containerd_socket(probing));
-    let mut probes = vec![named("containerd-unit", containerd), named("containerd-socket", socket)];
-    let Some(unit) = probing.k3s_unit else { return probes };
-    let (k3s, serves, node) = tokio::join!(k3s_unit(probing, unit), serves(probing, unit), node(probing));
+pub(super) async fn all(probing: &Probing<'_>, memory: &mut Memory) -> Vec<Probe> {
+    let Some(unit) = probing.k3s_unit else { return containerd::all(probing, memory).await };
+    let (mut probes, k3s, serves, node) = tokio::join!(
+        containerd::all(probing, memory),
+        k3s_unit(probing, unit),
+        serves(probing, unit),
+        node(probing)
+    );
     let waiting = k3s.0 == State::Waiting;
     probes.push(named("k3s-unit", k3s));
     let name = if unit == K3S { "api-server" } else { "kubelet" };
@@ -32,7 +35,7 @@ pub(super) async fn all(probing: &Probing<'_>) -> Vec<Probe> {
     probes
 }
 
-fn named(name: &'static str, (state, detail): Found) -> Probe {
+pub(super) fn named(name: &'static str, (state, detail): Found) -> Probe {
     Probe { name, state, detail }
 }
 
@@ -40,15 +43,6 @@ fn named(name: &'static str, (state, detail): Found) -> Probe {
 fn patient(waiting: bool, (state, detail): Found) -> Found {
     let state = if waiting && state != State::Ok { State::Waiting } else { state };
     (state, detail)
-}
-
-async fn containerd_unit(probing: &Probing<'_>) -> Found {
-    match within(probing.systemd.unit(CONTAINERD)).await {
-        Ok(unit) if unit.is_up() => (State::Ok, told(&unit)),
-        Ok(unit) if unit.is_activating() || unit.job.is_some() => (State::Waiting, told(&unit)),
-        Ok(unit) => (State::Failed, told(&unit)),
-        Err(reason) => (State::Unknown, reason),
-    }
 }
 
 async fn k3s_unit(probing: &Probing<'_>, name: &str) -> Found {
@@ -60,14 +54,16 @@ async fn k3s_unit(probing: &Probing<'_>, name: &str) -> Found {
     }
 }
 
-async fn within(state: impl Future<Output = Result<UnitState, SystemdError>>) -> Result<UnitState, String> {
+pub(super) async fn within(
+    state: impl Future<Output = Result<UnitState, SystemdError>>,
+) -> Result<UnitState, String> {
     match tokio::time::timeout(LIMIT, state).await {
         Ok(state) => state.map_err(|error| Chain(&error).to_string()),
         Err(_) => Err(format!("systemd did not answer within {} s", LIMIT.as_secs())),
     }
 }
 
-fn told(unit: &UnitState) -> String {
+pub(super) fn told(unit: &UnitState) -> String {
     let mut text = format!("{} is {}/{}", unit.name, unit.active, unit.sub);
     if unit.load != "loaded" {
         text.push_str(&format!(", {}", unit.load));
@@ -79,13 +75,6 @@ fn told(unit: &UnitState) -> String {
         text.push_str(&format!(", {restarts} restarts"));
     }
     text
-}
-
-async fn containerd_socket(probing: &Probing<'_>) -> Found {
-    match local::accepts(probing.root, SOCKET, LIMIT).await {
-        Ok(()) => (State::Ok, format!("{SOCKET} accepts connections")),
-        Err(error) => (State::Failed, Chain(&error).to_string()),
-    }
 }
 
 async fn serves(probing: &Probing<'_>, unit: &str) -> Found {

@@ -1,0 +1,349 @@
+//! Whether images in containerd's store are what they should be, by reading.
+//!
+//! Owns the comparison of blobs with their digests, and of unpacked layers with
+//! the tars that they came from. A power cut leaves files of an unsynced layer
+//! empty while containerd calls it complete (containerd#9401), and nothing of
+//! containerd's own would notice. Changes nothing.
+
+use std::collections::btree_map::Entry as Slot;
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
+
+use crate::facts::archive::{self, Kind};
+use crate::paths::CONTAINERD_ROOT;
+use crate::sys::Root;
+use crate::sys::packed::Packed;
+use crate::sys::sink;
+
+/// Damage in words, or why it could not be looked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// It is damaged.
+    Damaged(String),
+    /// It could not be read.
+    Unread(String),
+}
+
+/// One layer: its blob, and the name of the snapshot that it was unpacked to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Layer {
+    /// Digest of the blob.
+    pub(super) blob: String,
+    /// Its chain id, which is the name of its snapshot.
+    pub(super) chain: String,
+}
+
+#[derive(Deserialize)]
+struct Descriptor {
+    digest: String,
+    size: u64,
+    #[serde(default)]
+    platform: Option<Platform>,
+}
+
+#[derive(Deserialize)]
+struct Platform {
+    #[serde(default)]
+    os: String,
+    #[serde(default)]
+    architecture: String,
+}
+
+/// A manifest, or an index of some.
+#[derive(Deserialize)]
+struct Document {
+    #[serde(default)]
+    manifests: Vec<Descriptor>,
+    #[serde(default)]
+    config: Option<Descriptor>,
+    #[serde(default)]
+    layers: Vec<Descriptor>,
+}
+
+#[derive(Deserialize)]
+struct Config {
+    rootfs: RootFs,
+}
+
+#[derive(Deserialize)]
+struct RootFs {
+    diff_ids: Vec<String>,
+}
+
+/// Path of a blob.
+fn blob(digest: &str) -> String {
+    let hex = digest.trim_start_matches("sha256:");
+    format!("{CONTAINERD_ROOT}/io.containerd.content.v1.content/blobs/sha256/{hex}")
+}
+
+/// Looks at every blob of the image whose manifest or index is `target`, and
+/// gives its layers, the lowest first. What was written before `since` (seconds
+/// since 1970) is not hashed again.
+pub(super) fn blobs(root: &Root, target: &str, since: u64) -> Result<Vec<Layer>, Fault> {
+    let mut document = read::<Document>(root, target)?;
+    if !document.manifests.is_empty() {
+        let Some(ours) = document.manifests.iter().find(|entry| is_ours(entry)) else {
+            return Ok(Vec::new());
+        };
+        document = read(root, &ours.digest)?;
+    }
+    let Some(config) = document.config else {
+        return Err(Fault::Unread(format!("{target} is no manifest of an image")));
+    };
+    for part in document.layers.iter().chain([&config]) {
+        whole(root, part, since)?;
+    }
+    let config: Config = read(root, &config.digest)?;
+    let chains = chain_ids(&config.rootfs.diff_ids);
+    let blobs = document.layers.into_iter().map(|layer| layer.digest);
+    Ok(blobs.zip(chains).map(|(blob, chain)| Layer { blob, chain }).collect())
+}
+
+fn is_ours(entry: &Descriptor) -> bool {
+    let here = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+    entry.platform.as_ref().is_none_or(|it| it.os == "linux" && it.architecture == here)
+}
+
+fn read<T: serde::de::DeserializeOwned>(root: &Root, digest: &str) -> Result<T, Fault> {
+    let damaged = |what: String| Fault::Damaged(format!("blob {digest}: {what}"));
+    let bytes = root.read(&blob(digest)).map_err(|error| Fault::Unread(error.to_string()))?;
+    let bytes = bytes.ok_or_else(|| damaged("is gone".to_owned()))?;
+    serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))
+}
+
+/// Size always, content where it is young.
+fn whole(root: &Root, part: &Descriptor, since: u64) -> Result<(), Fault> {
+    let damaged = |what: String| Fault::Damaged(format!("blob {}: {what}", part.digest));
+    let path = blob(&part.digest);
+    let stat = root.stat(&path).map_err(|error| Fault::Unread(error.to_string()))?;
+    let stat = stat.ok_or_else(|| damaged("is gone".to_owned()))?;
+    if stat.size != part.size {
+        return Err(damaged(format!("has {} bytes instead of {}", stat.size, part.size)));
+    }
+    if is_young(stat.ctime, since) && !has_digest(root, &path, &part.digest)? {
+        return Err(damaged("has another content".to_owned()));
+    }
+    Ok(())
+}
+
+fn is_young(ctime: i64, since: u64) -> bool {
+    u64::try_from(ctime).unwrap_or(0) >= since
+}
+
+/// Whether the file at `path` has this SHA-256; `sha256:` in front may be.
+pub(super) fn has_digest(root: &Root, path: &str, digest: &str) -> Result<bool, Fault> {
+    let found = sink::digest_of(root, path).map_err(|error| Fault::Unread(chain(&error)))?;
+    Ok(found == digest.trim_start_matches("sha256:"))
+}
+
+/// `chainID₁ = diffID₁`, `chainIDₙ = sha256(chainIDₙ₋₁ + " " + diffIDₙ)` (OCI image-spec, config.md).
+fn chain_ids(diff_ids: &[String]) -> Vec<String> {
+    let mut chains: Vec<String> = Vec::new();
+    for diff_id in diff_ids {
+        let chain = match chains.last() {
+            None => diff_id.clone(),
+            Some(below) => format!("sha256:{}", hex(&format!("{below} {diff_id}"))),
+        };
+        chains.push(chain);
+    }
+    chains
+}
+
+fn hex(text: &str) -> String {
+    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Compares the directories and files of an unpacked layer with the tar that it
+/// came from, files by their sizes.
+pub(super) fn layer(root: &Root, digest: &str, directory: &str) -> Result<(), Fault> {
+    let files = files_of(root, digest)?;
+    let mut real: BTreeMap<String, bool> = BTreeMap::new();
+    // Where a directory is a link, or of a lower layer, what is in it lies elsewhere.
+    let mut is_own = |path: &str| {
+        let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
+        match real.entry(parent.to_owned()) {
+            Slot::Occupied(known) => *known.get(),
+            Slot::Vacant(slot) => *slot.insert(is_real(root, directory, parent)),
+        }
+    };
+    let is_there = |path: &str| root.exists(&format!("{directory}/{path}"));
+    if let Some(path) = files.directories.iter().find(|path| is_own(path) && !is_there(path)) {
+        return Err(Fault::Damaged(format!("layer {digest}: the directory /{path} is gone")));
+    }
+    for (path, wanted) in files.sizes.iter().filter(|(path, _)| is_own(path)) {
+        let found = root.plain_size(&format!("{directory}/{path}"));
+        let found = found.map_err(|error| Fault::Unread(error.to_string()))?;
+        if found != Some(*wanted) {
+            let found = found.map_or_else(|| "no file".to_owned(), |size| format!("{size} bytes"));
+            return Err(Fault::Damaged(format!(
+                "layer {digest}: /{path} has {found} instead of {wanted} bytes"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Whether every directory on the way is one of this layer's own.
+fn is_real(root: &Root, directory: &str, parent: &str) -> bool {
+    let mut path = directory.to_owned();
+    for name in parent.split('/').filter(|name| !name.is_empty()) {
+        path = format!("{path}/{name}");
+        let is_link = root.read_link(&path).ok().flatten().is_some();
+        if is_link || !root.stat(&path).ok().flatten().is_some_and(|stat| stat.is_dir) {
+            return false;
+        }
+    }
+    true
+}
+
+#[derive(Default)]
+struct Files {
+    sizes: BTreeMap<String, u64>,
+    directories: BTreeSet<String>,
+}
+
+/// Directories, and regular files with content, as the tar leaves them at its end.
+fn files_of(root: &Root, digest: &str) -> Result<Files, Fault> {
+    let unread = |error: String| Fault::Unread(format!("layer {digest}: {error}"));
+    let mut tar = Packed::open(root, &blob(digest)).map_err(|error| unread(chain(&error)))?;
+    let mut files = Files::default();
+    let walked = archive::walk(&mut tar, &mut |entry, _| {
+        let name = entry.path.rsplit('/').next().unwrap_or_default();
+        if entry.kind == Kind::File && entry.size > 0 && !name.starts_with(".wh.") {
+            files.sizes.insert(entry.path.clone(), entry.size);
+        } else {
+            files.sizes.remove(&entry.path);
+        }
+        if entry.kind == Kind::Directory && !entry.path.is_empty() && entry.path != "." {
+            files.directories.insert(entry.path.clone());
+        } else {
+            files.directories.remove(&entry.path);
+        }
+        Ok(())
+    });
+    walked.map_err(|error| unread(chain(&error)))?;
+    Ok(files)
+}
+
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    crate::error::Chain(error).to_string()
+}
+
+#[cfg(test)]
+#[allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test may stop at the first surprise, and breaks files by hand"
+)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    struct Store {
+        _dir: tempfile::TempDir,
+        root: Root,
+        target: String,
+        layer: String,
+    }
+
+    fn put(root: &Root, bytes: &[u8]) -> (String, usize) {
+        let digest: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        let path = root.path(&blob(&digest));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+        (format!("sha256:{digest}"), bytes.len())
+    }
+
+    /// A layer with `bin/run` of three bytes, and a link `sbin`.
+    fn tar() -> Vec<u8> {
+        let entry = |name: &str, kind: u8, content: &[u8]| {
+            let mut block = vec![0_u8; 512];
+            block[..name.len()].copy_from_slice(name.as_bytes());
+            block[124..135].copy_from_slice(format!("{:011o}", content.len()).as_bytes());
+            block[156] = kind;
+            block[148..156].fill(b' ');
+            let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
+            block[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+            block.extend(content);
+            block.resize(block.len().next_multiple_of(512), 0);
+            block
+        };
+        [
+            entry("bin/", b'5', b""),
+            entry("bin/run", b'0', b"abc"),
+            entry("bin/empty", b'0', b""),
+            entry("sbin", b'2', b""),
+            entry("sbin/other", b'0', b"abcd"),
+            entry(".wh.gone", b'0', b"x"),
+            vec![0; 1024],
+        ]
+        .concat()
+    }
+
+    fn store() -> Store {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        let (layer, layer_size) = put(&root, &tar());
+        let config = format!(r#"{{"rootfs":{{"diff_ids":["{layer}"]}}}}"#);
+        let (config, config_size) = put(&root, config.as_bytes());
+        let manifest = format!(
+            r#"{{"config":{{"digest":"{config}","size":{config_size}}},"layers":[{{"digest":"{layer}","size":{layer_size}}}]}}"#
+        );
+        let (target, _) = put(&root, manifest.as_bytes());
+        fs::create_dir_all(root.path("/s/bin")).unwrap();
+        fs::create_dir_all(root.path("/s/usr")).unwrap();
+        fs::write(root.path("/s/bin/run"), "abc").unwrap();
+        std::os::unix::fs::symlink("usr", root.path("/s/sbin")).unwrap();
+        Store { _dir: dir, root, target, layer }
+    }
+
+    #[test]
+    fn a_whole_image_is_found_whole() {
+        let store = store();
+        let layers = blobs(&store.root, &store.target, 0).unwrap();
+        assert_eq!(layers, [Layer { blob: store.layer.clone(), chain: store.layer.clone() }]);
+        layer(&store.root, &store.layer, "/s").unwrap();
+    }
+
+    #[test]
+    fn blobs_that_are_short_gone_or_changed_are_damage() {
+        let store = store();
+        let path = store.root.path(&blob(&store.layer));
+        let damage = |since| blobs(&store.root, &store.target, since).unwrap_err();
+        let mut other = tar();
+        other[600] ^= 1;
+        fs::write(&path, other).unwrap();
+        assert!(matches!(damage(0), Fault::Damaged(why) if why.ends_with("has another content")));
+        assert!(blobs(&store.root, &store.target, u64::MAX).is_ok(), "an old one is hashed again");
+        fs::write(&path, "").unwrap();
+        assert!(matches!(damage(u64::MAX), Fault::Damaged(why) if why.contains("has 0 bytes instead")));
+        fs::remove_file(&path).unwrap();
+        assert!(matches!(damage(u64::MAX), Fault::Damaged(why) if why.ends_with("is gone")));
+    }
+
+    #[test]
+    fn empty_and_missing_files_of_a_layer_are_damage() {
+        let store = store();
+        fs::write(store.root.path("/s/bin/run"), "").unwrap();
+        let damage = || layer(&store.root, &store.layer, "/s").unwrap_err();
+        assert!(
+            matches!(damage(), Fault::Damaged(why) if why.ends_with("/bin/run has 0 bytes instead of 3 bytes"))
+        );
+        fs::remove_file(store.root.path("/s/bin/run")).unwrap();
+        assert!(
+            matches!(damage(), Fault::Damaged(why) if why.ends_with("/bin/run has no file instead of 3 bytes"))
+        );
+        fs::remove_dir(store.root.path("/s/bin")).unwrap();
+        assert!(matches!(damage(), Fault::Damaged(why) if why.ends_with("the directory /bin is gone")));
+    }
+
+    #[test]
+    fn chain_ids_are_those_of_the_specification() {
+        let ids = ["sha256:a".to_owned(), "sha256:b".to_owned()];
+        let second = format!("sha256:{}", hex("sha256:a sha256:b"));
+        assert_eq!(chain_ids(&ids), ["sha256:a".to_owned(), second]);
+    }
+}
