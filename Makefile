@@ -5,13 +5,15 @@ CARGO ?= cargo
 # A stripped binary may be this large, in bytes (6 MiB).
 SIZE_CEILING := 6291456
 
-.PHONY: help demo test fmt lint unit failpoints words docs hosts size machines campaign real bench package deny
+.PHONY: help demo test fmt lint unit failpoints words docs hosts size machines campaign machine-campaign mirrors real bench package deny
 
 help:
 	@echo "make demo      three bare hosts become steady, lose their power, come back without the central service"
 	@echo "make test      everything that CI runs"
 	@echo "make machines  the machine lab (QEMU)"
 	@echo "make campaign  200 kills and 200 power cuts of a first boot (host lab)"
+	@echo "make mirrors   what a bad registry mirror costs every containerd, without the agent and with it (host lab)"
+	@echo "make machine-campaign  20 power cuts each of an ext4 and an xfs ftype=0 machine with containers"
 	@echo "make real      what only a real k3s (K3S_BIN) can show: the incident, resets by hand, forks"
 	@echo "make bench     the benchmarks"
 	@echo "make package   the Debian package, release build"
@@ -59,10 +61,18 @@ machines:
 campaign:
 	EDGE_CAMPAIGN=$${EDGE_CAMPAIGN:-200} $(CARGO) test --package edge-lab --test hosts -- campaign:: --test-threads=1 --nocapture
 
+# The table of docs/mirrors.md. Some ten minutes: containerd itself waits that long.
+mirrors:
+	$(CARGO) test --package edge-lab --test hosts -- --ignored mirrors:: --test-threads=1 --nocapture
+
+# EDGE_CUTS=20 says how many power cuts of each kind of machine, EDGE_SEED=N at which moments.
+machine-campaign:
+	EDGE_CUTS=$${EDGE_CUTS:-20} $(CARGO) test --package edge-lab --test machines -- runtime::cuts:: --test-threads=1 --nocapture
+
 # Needs K3S_BIN, a real k3s: what no stand-in can show. All servers renamed and cut, with us and without; what
 # people do to etcd by hand; forks without the gate.
 real:
-	$(CARGO) test --package edge-lab --test hosts -- --ignored --test-threads=1 --nocapture
+	$(CARGO) test --package edge-lab --test hosts -- --ignored --skip mirrors:: --test-threads=1 --nocapture
 
 bench:
 	$(CARGO) run --quiet --package edge-lab -- bench

@@ -1,4 +1,5 @@
-//! Every row of `docs/cases.md` names a test that exists, and a code that exists.
+//! Every row of `docs/cases.md` names a test that exists, and a code that exists;
+//! so does every trap of `docs/containerd.md` its tests.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -40,12 +41,33 @@ fn each_row_names_a_test_that_exists() {
     for row in &rows {
         let tests = quoted(&row[3]);
         assert!(!tests.is_empty(), "no test in {row:?}");
-        for test in tests {
-            let (file, name) = test.split_once("::").unwrap();
-            let text = read(&repository().join(file));
-            let is_there = text.contains(&format!("fn {name}(")) || text.contains(&format!("\"{name}\""));
-            assert!(is_there, "{file} has no test {name}");
-        }
+        tests.into_iter().for_each(exists);
+    }
+}
+
+/// `FILE::NAME`, a function or a name in quotes.
+fn exists(test: &str) {
+    let (file, name) = test.split_once("::").unwrap();
+    let text = read(&repository().join(file));
+    let is_there = text.contains(&format!("fn {name}(")) || text.contains(&format!("\"{name}\""));
+    assert!(is_there, "{file} has no test {name}");
+}
+
+#[test]
+fn each_trap_of_containerd_names_what_we_do_and_a_test_that_exists() {
+    let text = read(&repository().join("docs/containerd.md"));
+    let section = text.split("\n## ").find(|section| section.starts_with("Traps\n")).unwrap();
+    let rows: Vec<Vec<&str>> = section
+        .lines()
+        .filter(|line| line.starts_with("| ") && !line.starts_with("| trap"))
+        .map(|line| line.trim_matches('|').split(" | ").map(str::trim).collect())
+        .collect();
+    assert_eq!(rows.len(), 15, "the traps are fifteen");
+    for row in rows {
+        assert!(row.len() == 3 && row[..2].iter().all(|cell| cell.len() > 10), "{row:?}");
+        let tests = quoted(row[2]);
+        assert!(!tests.is_empty(), "no test in {row:?}");
+        tests.into_iter().for_each(exists);
     }
 }
 

@@ -7,6 +7,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may stop at the first surprise")]
 #![allow(clippy::disallowed_methods, reason = "a test prepares its own files")]
 
+#[path = "gate_rows/runtime.rs"]
+mod runtime;
 #[path = "gate_rows/tree.rs"]
 mod tree;
 

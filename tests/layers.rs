@@ -33,13 +33,26 @@ const LAYERS: [(u8, &[&str]); 6] = [
             "allow",
             "renames",
             "inventory",
+            "mirrors",
+            "containerd",
         ],
     ),
     (4, &["boot", "daemon", "gate", "hatches"]),
     (5, &["cli", "logging", "lib", "main"]),
 ];
 /// Records of L3 that the steps may share.
-const RECORDS: [&str; 8] = ["ledger", "identity", "hold", "pause", "allow", "floor", "renames", "inventory"];
+const RECORDS: [&str; 10] = [
+    "ledger",
+    "identity",
+    "hold",
+    "pause",
+    "allow",
+    "floor",
+    "renames",
+    "inventory",
+    "mirrors",
+    "containerd",
+];
 
 /// What only `sys` may do, by the words that say it in code.
 const HANDS: [&str; 14] = [

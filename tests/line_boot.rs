@@ -63,6 +63,18 @@ impl Host {
         Self { dir, systemd }
     }
 
+    /// Its settings name `service`.
+    fn ask(&self, service: &Central) {
+        let pin = STANDARD.encode(service.proof.pin);
+        self.write(
+            "etc/edge-bootstrap/config.toml",
+            &format!(
+                "[central]\nendpoints = [\"{}\"]\npins = [\"sha256/{pin}\"]\n[node]\nsite = \"hz-017\"\nip = \"172.16.36.4\"\n",
+                service.endpoint()
+            ),
+        );
+    }
+
     fn write(&self, path: &str, text: &str) {
         let real = self.dir.path().join(path);
         std::fs::create_dir_all(real.parent().unwrap()).unwrap();
@@ -215,14 +227,7 @@ async fn an_assignment_of_the_service_is_followed_and_holds_without_it() {
     let host = Host::new();
     let service = Central::start(Signer::new()).await;
     service.assign(assignment());
-    let pin = STANDARD.encode(service.proof.pin);
-    host.write(
-        "etc/edge-bootstrap/config.toml",
-        &format!(
-            "[central]\nendpoints = [\"{}\"]\npins = [\"sha256/{pin}\"]\n[node]\nsite = \"hz-017\"\nip = \"172.16.36.4\"\n",
-            service.endpoint()
-        ),
-    );
+    host.ask(&service);
     let first = boot::pass(&mut host.agent(), order(Until::Verified, 10)).await;
     no_trouble(&first);
     let before = host.files();

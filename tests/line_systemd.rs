@@ -21,7 +21,7 @@ use edge_bootstrap::plan::{PlannedHostname, PlannedUnit, Wanted};
 use edge_bootstrap::sys::hostnamed::{self, HostnameError, Renamed};
 use edge_bootstrap::sys::systemd::{Event, JobEnd, Systemd, SystemdError, Verb, Way};
 use edge_bootstrap::sys::{Clock, Root};
-use edge_bootstrap::verify::{self, Health, Ports, Probing, Verdict};
+use edge_bootstrap::verify::{self, Health, Memory, Ports, Probing, Verdict};
 use fake::{Fake, FakeUnit, OnStart, serve_silence};
 
 const K3S: &str = "k3s.service";
@@ -144,6 +144,20 @@ async fn without_a_bus_systemds_own_socket_is_used() {
     let lab = Lab::bare().private();
     assert_eq!(lab.systemd.way().await.unwrap(), Way::Private);
     assert_eq!(lab.systemd.unit(CONTAINERD).await.unwrap().active, "inactive");
+}
+
+#[tokio::test]
+async fn who_is_in_a_hurry_does_not_wait_for_the_bus_unless_another_service_is_needed() {
+    let lab = Lab::bare().private().on_bus();
+    lab.systemd.hurry().await;
+    assert_eq!(lab.systemd.unit(CONTAINERD).await.unwrap().active, "inactive");
+    assert_eq!(lab.systemd.way().await.unwrap(), Way::Private);
+    lab.settle(&[]).await;
+    assert!(lab.fake.calls().contains(&format!("SetStaticHostname {NAME}")), "{:?}", lab.fake.calls());
+    assert_eq!(lab.systemd.way().await.unwrap(), Way::Bus);
+    lab.systemd.hurry().await;
+    lab.systemd.take_time().await;
+    assert_eq!(lab.systemd.way().await.unwrap(), Way::Bus);
 }
 
 #[tokio::test]

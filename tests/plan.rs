@@ -43,6 +43,9 @@ struct Case {
     /// Whether the service confirmed the assignment in this boot.
     #[serde(default)]
     confirmed: bool,
+    /// The case is about the snapshotter: its reason and inputs are expected too.
+    #[serde(default)]
+    shows_storage: bool,
     /// Unit states, `active enabled`.
     #[serde(default)]
     units: BTreeMap<String, String>,
@@ -80,6 +83,7 @@ struct Scene {
     assignment: Assignment,
     local: Local,
     confirmed: bool,
+    shows_storage: bool,
 }
 
 impl Scene {
@@ -101,7 +105,14 @@ impl Scene {
         }
         let facts = host.facts().await;
         let local = host.local();
-        Self { host, facts, local, assignment: assignment(name), confirmed: case.confirmed }
+        Self {
+            host,
+            facts,
+            local,
+            assignment: assignment(name),
+            confirmed: case.confirmed,
+            shows_storage: case.shows_storage,
+        }
     }
 
     fn inputs(&self) -> Inputs<'_> {
@@ -145,7 +156,13 @@ fn result(scene: &Scene) -> Expected {
     };
     let changes = diff::changes(&plan, &scene.facts);
     match plan::check(plan, scene.inputs()) {
-        Ok(checked) => tree_of(checked.plan(), &changes),
+        Ok(checked) => {
+            let mut tree = tree_of(checked.plan(), &changes);
+            if scene.shows_storage {
+                tree.insert("STORAGE.txt".to_owned(), storage(checked.plan(), &changes).into_bytes());
+            }
+            tree
+        }
         Err(broken) => refused(broken.iter().map(|refusal| format!("{refusal}\n")).collect()),
     }
 }
@@ -278,6 +295,20 @@ fn summary(plan: &Plan, changes: &Changes) -> String {
     out
 }
 
+fn storage(plan: &Plan, changes: &Changes) -> String {
+    let mut out = String::new();
+    let planned = plan.storage.as_ref().unwrap();
+    section(&mut out, "changes", changes.storage.iter().cloned());
+    section(
+        &mut out,
+        "chosen",
+        std::iter::once(format!("{}: {}", planned.choice.snapshotter, planned.reason)),
+    );
+    section(&mut out, "looked at", planned.inputs.iter().cloned());
+    section(&mut out, "notes", plan.notes.iter().filter(|note| note.starts_with("EB-")).cloned());
+    out
+}
+
 fn section(out: &mut String, title: &str, lines: impl Iterator<Item = String>) {
     let lines: Vec<String> = lines.map(|line| format!("  {line}\n")).collect();
     if !lines.is_empty() {
@@ -308,9 +339,10 @@ fn differences(name: &str, expected: &Expected, result: &Expected) -> String {
         let text = |tree: &Expected| {
             tree.get(path).map(|bytes| String::from_utf8_lossy(bytes).into_owned()).unwrap_or_default()
         };
-        let diff = similar::TextDiff::from_lines(text(expected), text(result))
-            .unified_diff()
-            .header("expected", "planned")
+        let diff = diffy::DiffOptions::new()
+            .set_original_filename("expected")
+            .set_modified_filename("planned")
+            .create_patch(&text(expected), &text(result))
             .to_string();
         out += &match (expected.contains_key(path), result.contains_key(path)) {
             (true, false) => format!("{name}: {path} is expected and not planned\n"),

@@ -11,11 +11,12 @@ use std::path::Path;
 use edge_bootstrap::facts::HostFacts;
 use edge_bootstrap::facts::runtime::Joined;
 use edge_bootstrap::plan::{
-    self, Inputs, Local, PlannedQuarantine, PlannedRemoval, PlannedRestore, RestoreFrom, WaitingOn, diff,
+    self, Inputs, Local, PlannedImage, PlannedQuarantine, PlannedRemoval, PlannedRestore, PoolAct, PoolSpace,
+    RestoreFrom, WaitingOn, diff,
 };
 use edge_bootstrap::report::status::{
-    Agent, Allowed, Finding, Hold, LastPass, LeftAlone, NodeAddress, Paused, PendingRestart, RefusedStart,
-    UnitState, Waiting,
+    Agent, Allowed, Finding, Hold, Images, LastPass, LeftAlone, NodeAddress, Paused, PendingRestart,
+    RefusedStart, UnitState, Waiting,
 };
 use edge_bootstrap::report::{FindingStatus, Outcome, Phase, Status};
 use edge_bootstrap::role;
@@ -158,6 +159,18 @@ fn plan_json(facts: &HostFacts) -> Value {
             reason: "lost".to_owned(),
         })
         .into();
+    let pool = || "edge-thinpool".to_owned();
+    plan.storage.as_mut().unwrap().acts = vec![
+        PoolAct::Create { pool: pool(), space: PoolSpace::Device("/dev/sdb".to_owned()) },
+        PoolAct::Create { pool: pool(), space: PoolSpace::VolumeGroup("edge".to_owned()) },
+        PoolAct::Activate { pool: pool() },
+        PoolAct::Repair { pool: pool() },
+        PoolAct::Extend { pool: pool() },
+    ];
+    plan.images.push(PlannedImage {
+        urls: vec!["https://files.example.net/images.tar".parse().unwrap()],
+        sha256: "ab".repeat(32).parse().unwrap(),
+    });
     plan.units[0].restart_pending = Some("node-label changed".to_owned());
     plan.identity.as_mut().unwrap().joined = facts_joined();
     let changes = diff::changes(&plan, facts);
@@ -172,6 +185,10 @@ fn a_plan_with_its_changes_fits() {
             "/plan/removals",
             "/plan/quarantines",
             "/plan/restores",
+            "/plan/images",
+            "/plan/storage/inputs",
+            "/plan/storage/acts",
+            "/changes/storage",
             "/changes/quarantines",
             "/changes/restores",
             "/changes/artifacts",
@@ -251,6 +268,7 @@ fn filled() -> Status {
             unit: text("k3s.service"),
             reason: text("node-label changed"),
         }],
+        images: Some(Images { wanted: 2, imported: 1, now: Some(text("airgap.tar 61 % (12.3 MB/s)")) }),
         findings: FindingStatus::ALL.iter().map(finding).collect(),
         units: [
             (

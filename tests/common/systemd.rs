@@ -46,6 +46,10 @@ pub struct FakeUnit {
     pub on_start: OnStart,
     /// Command of `ExecStart`.
     pub command: Vec<String>,
+    /// Main process while it is up.
+    pub pid: u32,
+    /// When it entered its state, monotonic microseconds.
+    pub since: u64,
 }
 
 impl FakeUnit {
@@ -62,6 +66,8 @@ impl FakeUnit {
             job: 0,
             on_start: OnStart::Up,
             command: vec!["/usr/local/bin/k3s".into(), "server".into()],
+            pid: 4711,
+            since: 42_000_000,
         }
     }
 
@@ -467,7 +473,7 @@ impl Unit {
 
     #[zbus(property)]
     fn state_change_timestamp_monotonic(&self) -> u64 {
-        42_000_000
+        self.0.read(&self.1, |unit| unit.since)
     }
 
     #[zbus(property)]
@@ -486,7 +492,7 @@ type Command = (String, Vec<String>, bool, u64, u64, u64, u64, u32, i32, i32);
 impl Service {
     #[zbus(property, name = "MainPID")]
     fn main_pid(&self) -> u32 {
-        self.0.read(&self.1, |unit| if unit.active == "active" { 4711 } else { 0 })
+        self.0.read(&self.1, |unit| if unit.active == "active" { unit.pid } else { 0 })
     }
 
     #[zbus(property)]

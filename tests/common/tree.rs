@@ -9,11 +9,12 @@ use std::path::Path;
 
 use edge_bootstrap::boot::Agent;
 use edge_bootstrap::facts::runtime::{Joined, PinnedNic, StartRecord, Unit};
+use edge_bootstrap::facts::storage::Pool;
 use edge_bootstrap::facts::{Fact, HostFacts};
 use edge_bootstrap::plan::{Local, Plan, RestoreFrom, Wanted};
 use edge_bootstrap::sys::{Clock, Root, statefile};
 use edge_bootstrap::wire::secret::sha256_hex;
-use edge_bootstrap::{observe, paths};
+use edge_bootstrap::{inventory, observe, paths};
 
 /// Below these every file is for root only, as on a real host: git keeps no such modes.
 const PRIVATE: [&str; 3] = ["var/lib/edge-bootstrap/", "etc/rancher/k3s/", "etc/edge-bootstrap/"];
@@ -136,6 +137,7 @@ impl TestHost {
             root.remove_file(&removal.path).unwrap();
         }
         self.name(plan);
+        self.storage(plan);
         self.address(plan);
         self.run_units(plan);
     }
@@ -156,6 +158,27 @@ impl TestHost {
         for path in plan.hostname.iter().flat_map(|_| [paths::HOSTNAME, "/proc/sys/kernel/hostname"]) {
             let name = &plan.hostname.as_ref().unwrap().name;
             self.write(path, format!("{name}\n").as_bytes(), 0o644);
+        }
+    }
+
+    /// Records the choice, and looks at the pool after the work on it.
+    fn storage(&self, plan: &Plan) {
+        let Some(storage) = &plan.storage else { return };
+        if !storage.choice.mount_point.is_empty() {
+            let choice = storage.choice.clone();
+            inventory::update(&self.root(), |inventory| inventory.choice = Some(choice)).unwrap();
+        }
+        if !storage.acts.is_empty() {
+            let mut look = observe::storage::again(&self.root()).look.known().unwrap().clone();
+            look.pool = Fact::Known(Some(Pool {
+                name: storage.choice.pool.clone().unwrap(),
+                active: true,
+                mode: "rw".to_owned(),
+                data: (0, 1000),
+                metadata: (1, 1000),
+                ..Pool::default()
+            }));
+            self.write(paths::STORAGE_LOOK, &serde_json::to_vec(&look).unwrap(), 0o600);
         }
     }
 

@@ -38,6 +38,16 @@ impl Host {
         host.config_text(&format!("{AGENT}token-file: {TOKEN}\nserver: https://172.16.36.2:6443\n"))
     }
 
+    /// A pinned server, for the gate before containerd.
+    pub fn containerd() -> Self {
+        Self { unit: "containerd.service", ..Self::server() }
+    }
+
+    /// Puts this table of mounts in its place.
+    pub fn mounted(self, table: &str) -> Self {
+        self.with("/proc/self/mountinfo", table)
+    }
+
     fn new(role: &str, unit: &'static str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let root = Root::new(directory.path());

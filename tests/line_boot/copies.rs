@@ -53,14 +53,7 @@ async fn a_copied_disk_asks_the_central_service_for_nothing() {
     let (host, _) = pinned().await;
     let service = Central::start(Signer::new()).await;
     service.assign(assignment());
-    let pin = STANDARD.encode(service.proof.pin);
-    host.write(
-        "etc/edge-bootstrap/config.toml",
-        &format!(
-            "[central]\nendpoints = [\"{}\"]\npins = [\"sha256/{pin}\"]\n[node]\nsite = \"hz-017\"\nip = \"172.16.36.4\"\n",
-            service.endpoint()
-        ),
-    );
+    host.ask(&service);
     board(&host, OTHER_BOARD);
     disk(&host, "SG-9");
     let pass = boot::pass(&mut host.agent(), order(Until::Verified, 10)).await;

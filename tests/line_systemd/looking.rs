@@ -91,15 +91,19 @@ fn ready_node(status: &str) -> String {
 
 async fn look(lab: &Lab, port: u16) -> Verdict {
     let ports = Ports { server: port, api: port, kubelet: port };
-    let probing =
-        Probing { root: &lab.root, systemd: &lab.systemd, k3s_unit: Some(K3S), node_name: NAME, ports };
-    verify::look(&probing).await
+    let probing = Probing {
+        root: &lab.root,
+        systemd: &lab.systemd,
+        containerd: None,
+        k3s_unit: Some(K3S),
+        node_name: NAME,
+        ports,
+    };
+    verify::look(&probing, &mut Memory::default()).await
 }
 
 fn running() -> Lab {
-    let lab = Lab::with(&[(CONTAINERD, FakeUnit::up()), (K3S, FakeUnit::up())]).private();
-    serve_silence(&lab.root, "/run/containerd/containerd.sock");
-    lab
+    Lab::with(&[(CONTAINERD, FakeUnit::up()), (K3S, FakeUnit::up())]).private()
 }
 
 #[tokio::test]

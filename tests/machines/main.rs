@@ -6,6 +6,8 @@
 
 mod clock;
 mod hardware;
+mod pool;
+mod runtime;
 
 use std::net::Ipv4Addr;
 

@@ -94,6 +94,22 @@ impl Net {
         Ok(())
     }
 
+    /// Gives the bridge one more address, for a server of its own.
+    ///
+    /// # Errors
+    /// It has it already.
+    pub fn take(&self, address: Ipv4Addr) -> Result<()> {
+        self.ip(&format!("addr add {address}/{PREFIX} dev br0"))
+    }
+
+    /// Takes such an address away: nobody answers for it any more.
+    ///
+    /// # Errors
+    /// The bridge does not have it.
+    pub fn leave(&self, address: Ipv4Addr) -> Result<()> {
+        self.ip(&format!("addr del {address}/{PREFIX} dev br0"))
+    }
+
     /// Pulls a host's cable out.
     ///
     /// # Errors

@@ -118,6 +118,29 @@ pub fn install_missing(tools: &[(&str, &str)]) -> Result<()> {
     apt(&install).with_context(|| format!("the lab needs these packages: {}", missing.join(" ")))
 }
 
+/// The files of a package, unpacked below the lab's directory and not
+/// installed: an installed one might serve the machine itself.
+///
+/// # Errors
+/// apt does not have it.
+pub(crate) fn unpacked(package: &str) -> Result<PathBuf> {
+    let dir = home().join("unpacked").join(package);
+    let _one_at_a_time = lock("apt")?;
+    if dir.exists() {
+        return Ok(dir);
+    }
+    say(&format!("fetching {package}"));
+    let fresh = dir.with_extension("new");
+    remove_tree(&fresh)?;
+    fs::create_dir_all(&fresh)?;
+    apt(&["update"])?;
+    let script = "cd \"$1\" && apt-get -q download \"$2\" && dpkg-deb -x ./*.deb . && rm ./*.deb";
+    let words = ["sh", "-c", script, "unpack", &fresh.display().to_string(), package];
+    Cmd::new(&words).limit(Duration::from_mins(5)).run()?.ok()?;
+    fs::rename(&fresh, &dir)?;
+    Ok(dir)
+}
+
 fn missing<'a>(tools: &[(&str, &'a str)]) -> Vec<&'a str> {
     let mut packages: Vec<&str> =
         tools.iter().filter(|(program, _)| !have(program)).map(|(_, package)| *package).collect();

@@ -8,9 +8,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
-use crate::cmd::Cmd;
+use super::RootFs;
+use crate::cmd::{Cmd, run};
 use crate::root::{self, HOST_PACKAGES, Suite};
 use crate::say;
 
@@ -25,6 +26,8 @@ const MACHINE_PACKAGES: &[&str] = &[
     "thin-provisioning-tools",
     "xfsprogs",
     "e2fsprogs",
+    "mdadm",
+    "cryptsetup-bin",
 ];
 
 /// Programs that making an image takes.
@@ -32,7 +35,7 @@ const TOOLS: &[(&str, &str)] =
     &[("cpio", "cpio"), ("xz", "xz-utils"), ("zstd", "zstd"), ("lz4", "lz4"), ("mkfs.ext4", "e2fsprogs")];
 
 /// Rises when the scripts beside this file change what they make.
-const RECIPE: &str = "machine 1";
+const RECIPE: &str = "machine 2";
 
 /// The kernel, the initrd and the disk of `suite`, built when they are not there.
 pub(super) fn base(suite: Suite) -> Result<PathBuf> {
@@ -66,6 +69,52 @@ fn build(suite: Suite, packages: &str, dir: &Path) -> Result<()> {
         .ok()?;
     root::remove_tree(&debian)?;
     fs::rename(&fresh, dir).with_context(|| format!("cannot put {} in place", dir.display()))
+}
+
+/// The root disk of `suite` with that file system; not to be written, copied only.
+pub(super) fn disk(suite: Suite, fs: RootFs) -> Result<PathBuf> {
+    let dir = base(suite)?;
+    let first = dir.join("disk.img");
+    match fs {
+        RootFs::Ext4 => Ok(first),
+        RootFs::XfsNoFtype => {
+            let second = dir.join("disk-xfs-no-ftype.img");
+            let _one_at_a_time = root::lock(&format!("machine-xfs-{}", suite.name()))?;
+            if !second.exists() {
+                copy_root(&dir, &first, &second)?;
+            }
+            Ok(second)
+        }
+    }
+}
+
+/// Has a machine's own kernel make the file system, which this one may not know.
+fn copy_root(dir: &Path, first: &Path, second: &Path) -> Result<()> {
+    let began = Instant::now();
+    say("copying the machine's root to an xfs with ftype=0 (once)");
+    let (fresh, console) = (second.with_extension("new"), second.with_extension("log"));
+    fs::remove_file(&fresh).ok();
+    run(&["truncate", "-s", "12G", &fresh.display().to_string()])?;
+    let mut words = qemu()?;
+    words.extend(super::QEMU.split_whitespace().map(str::to_owned));
+    let mut add = |name: &str, value: String| words.extend([name.to_owned(), value]);
+    add("-m", "1024".to_owned());
+    add("-serial", format!("file:{}", console.display()));
+    add("-kernel", dir.join("vmlinux").display().to_string());
+    add("-initrd", dir.join("initrd").display().to_string());
+    add("-append", format!("{} lab.copy", super::KERNEL));
+    for (id, file, more) in [("d0", first, "readonly=on"), ("d1", &fresh, "cache=unsafe")] {
+        add("-drive", format!("file={},format=raw,if=none,id={id},{more}", file.display()));
+        add("-device", format!("virtio-blk-pci,drive={id}"));
+    }
+    Cmd::new(&words).shown("(copying the machine's root)").limit(Duration::from_mins(10)).run()?.ok()?;
+    let said = fs::read_to_string(&console).unwrap_or_default();
+    if !said.contains("lab: the root was copied") {
+        bail!("the machine's root was not copied:\n{said}");
+    }
+    fs::rename(&fresh, second)?;
+    say(&format!("copied the machine's root in {:.0} s", began.elapsed().as_secs_f32()));
+    Ok(())
 }
 
 /// The words with which qemu starts, whatever this machine's own libraries are:

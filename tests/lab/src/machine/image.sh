@@ -18,23 +18,27 @@ unpack_kernel() {
   return 1
 }
 
-# Only the modules that the root disk needs, in the order in which they load.
-make_initrd() {
-  mkdir -p "$work/bin" "$work/dev" "$work/proc" "$work/new" "$work/modules"
-  cp "$ROOT/bin/busybox" "$work/bin/busybox"
-  printf '%s' "$INIT" >"$work/init"
-  chmod 755 "$work/init"
-  for module in virtio_pci virtio_blk ext4; do
+# Only the modules that a root disk with this file system needs, in the order in which they load.
+add_modules() {
+  for module in virtio_pci virtio_blk "$1"; do
     chroot "$ROOT" modprobe -S "$version" --show-depends "$module"
-  done | awk '$1 == "insmod" && !seen[$2]++ { print $2 }' >"$work/modules/paths"
-  while read -r path; do
+  done | awk '$1 == "insmod" && !seen[$2]++ { print $2 }' | while read -r path; do
     name=$(basename "${path%.xz}")
     case $path in
     *.xz) xz -dc "$ROOT$path" >"$work/modules/$name" ;;
     *) cp "$ROOT$path" "$work/modules/$name" ;;
     esac
-    echo "$name" >>"$work/modules/list"
-  done <"$work/modules/paths"
+    echo "$name" >>"$work/modules/for-$1"
+  done
+}
+
+make_initrd() {
+  mkdir -p "$work/bin" "$work/dev" "$work/proc" "$work/new" "$work/modules"
+  cp "$ROOT/bin/busybox" "$work/bin/busybox"
+  printf '%s' "$INIT" >"$work/init"
+  chmod 755 "$work/init"
+  add_modules ext4
+  add_modules xfs
   (cd "$work" && find . | cpio -o -H newc --quiet) >"$1"
 }
 
@@ -46,7 +50,8 @@ quiet_root() {
   touch "$ROOT/etc/.updated" "$ROOT/var/.updated"
   for unit in e2scrub_all.timer e2scrub_reap.service xfs_scrub_all.timer fstrim.timer apt-daily.timer \
     apt-daily-upgrade.timer dpkg-db-backup.timer modprobe@drm.service modprobe@efi_pstore.service \
-    getty@tty1.service serial-getty@ttyS0.service systemd-timesyncd.service systemd-networkd.service; do
+    getty@tty1.service serial-getty@ttyS0.service systemd-timesyncd.service systemd-networkd.service \
+    mdcheck_start.timer mdcheck_continue.timer mdmonitor-oneshot.timer; do
     ln -sf /dev/null "$ROOT/etc/systemd/system/$unit"
   done
   cat >"$ROOT/etc/systemd/system/lab-address.service" <<'UNIT'
@@ -67,5 +72,5 @@ UNIT
 unpack_kernel "$ROOT/boot/vmlinuz-$version" "$OUT/vmlinux"
 make_initrd "$OUT/initrd"
 quiet_root
-truncate -s 4G "$OUT/disk.img"
+truncate -s 12G "$OUT/disk.img"
 mkfs.ext4 -q -E lazy_itable_init=1,lazy_journal_init=1 -d "$ROOT" "$OUT/disk.img"

@@ -26,6 +26,25 @@ use crate::net::PREFIX;
 use crate::root::{self, Suite};
 use crate::say;
 
+/// The file system of a machine's root disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RootFs {
+    /// As installers make it today.
+    #[default]
+    Ext4,
+    /// As installers made it around 2015: directory entries do not tell types (`-m crc=0 -n ftype=0`).
+    XfsNoFtype,
+}
+
+impl RootFs {
+    fn kernel_word(self) -> &'static str {
+        match self {
+            Self::Ext4 => "rootfstype=ext4",
+            Self::XfsNoFtype => "rootfstype=xfs",
+        }
+    }
+}
+
 /// What a machine shall be; start from [`MachineSpec::new`] and change fields.
 #[derive(Debug, Clone)]
 pub struct MachineSpec {
@@ -33,6 +52,8 @@ pub struct MachineSpec {
     pub name: String,
     /// Its Debian.
     pub suite: Suite,
+    /// The file system of `/dev/vda`.
+    pub root: RootFs,
     /// Its memory in MiB.
     pub memory_mib: u32,
     /// Sizes in MiB of blank data disks: `/dev/vdb`, `/dev/vdc` and so on.
@@ -56,6 +77,7 @@ impl MachineSpec {
         Self {
             name: name.to_owned(),
             suite,
+            root: RootFs::Ext4,
             memory_mib: 1024,
             disks: Vec::new(),
             address: None,
@@ -80,6 +102,9 @@ pub struct Machine {
     lab: Lab,
 }
 
+/// Bytes of a file that go to the agent at once.
+const PIECE: usize = 512 * 1024;
+
 /// The time that a boot may take before it counts as failed.
 const BOOT: Duration = Duration::from_mins(3);
 
@@ -88,7 +113,7 @@ impl Machine {
         let dir = lab.dir().join("machines").join(&spec.name);
         fs::create_dir_all(&dir)?;
         let base = image::base(spec.suite)?;
-        copy_sparse(&base.join("disk.img"), &dir.join("disk0.img"))?;
+        copy_sparse(&image::disk(spec.suite, spec.root)?, &dir.join("disk0.img"))?;
         for (at, mib) in spec.disks.iter().enumerate() {
             let path = dir.join(format!("disk{}.img", at + 1)).display().to_string();
             run(&["truncate", "-s", &format!("{mib}M"), &path])?;
@@ -165,13 +190,18 @@ impl Machine {
     }
 
     /// Writes and syncs a file of the machine that is on; directories are made.
+    /// Some MB take some seconds.
     ///
     /// # Errors
     /// The machine's file system refuses it, and as [`Machine::exec`].
     pub fn write_file(&self, path: &str, content: &[u8]) -> Result<()> {
-        let script =
-            format!("mkdir -p \"$(dirname '{path}')\"; cat >'{path}'; sync '{path}' \"$(dirname '{path}')\"");
-        self.cmd(&["sh", "-euc", &script], content, Duration::from_mins(1))?.ok()?;
+        let empty = format!("mkdir -p \"$(dirname '{path}')\"; : >'{path}'");
+        self.sh(&empty)?;
+        for part in content.chunks(PIECE) {
+            let append = format!("cat >>'{path}'");
+            self.cmd(&["sh", "-euc", &append], part, Duration::from_mins(1))?.ok()?;
+        }
+        self.sh(&format!("sync '{path}' \"$(dirname '{path}')\""))?;
         Ok(())
     }
 
@@ -179,10 +209,14 @@ impl Machine {
     /// working directory, with these bytes as its input.
     ///
     /// # Errors
-    /// The machine is on, or the script's exit code is not 0.
+    /// The machine is on, its root is one that this kernel cannot mount
+    /// ([`RootFs::XfsNoFtype`]), or the script's exit code is not 0.
     pub fn edit(&self, script: &str, input: &[u8]) -> Result<String> {
         if self.is_on() {
             bail!("{} is on: its disk can be edited only while it is off", self.name);
+        }
+        if self.spec().root == RootFs::XfsNoFtype {
+            bail!("{} has an xfs without ftype: write its files while it is on", self.name);
         }
         let mount = self.dir.join("root");
         fs::create_dir_all(&mount)?;
@@ -197,16 +231,47 @@ impl Machine {
             .ok()
     }
 
-    /// Installs a Debian package: puts it on the disk while the machine is off,
-    /// boots, and has dpkg install it.
+    /// Boots the machine, which is off, and has dpkg install a Debian package.
     ///
     /// # Errors
     /// The machine is on, does not boot, or dpkg refuses the package.
     pub fn boot_and_install(&self, package: &Path) -> Result<()> {
         let bytes = fs::read(package).with_context(|| format!("cannot read {}", package.display()))?;
-        self.edit("cat >./root/package.deb", &bytes)?;
+        if self.spec().root == RootFs::Ext4 {
+            self.edit("cat >./root/package.deb", &bytes)?;
+        }
         self.boot()?;
+        if self.spec().root != RootFs::Ext4 {
+            self.write_file("/root/package.deb", &bytes)?;
+        }
         self.sh("dpkg -i /root/package.deb && rm /root/package.deb")?;
+        Ok(())
+    }
+
+    /// Keeps its disks as they are, for [`Machine::put_disks_back`].
+    ///
+    /// # Errors
+    /// The machine is on, or there is no room.
+    pub fn keep_disks(&self) -> Result<()> {
+        self.copy_disks("disk", "kept")
+    }
+
+    /// Makes its disks what they were at [`Machine::keep_disks`].
+    ///
+    /// # Errors
+    /// The machine is on, or they were never kept.
+    pub fn put_disks_back(&self) -> Result<()> {
+        self.copy_disks("kept", "disk")
+    }
+
+    fn copy_disks(&self, from: &str, to: &str) -> Result<()> {
+        if self.is_on() {
+            bail!("{} is on: its disks are not at rest", self.name);
+        }
+        for at in 0..=self.spec().disks.len() {
+            let file = |name: &str| self.dir.join(format!("{name}{at}.img"));
+            copy_sparse(&file(from), &file(to))?;
+        }
         Ok(())
     }
 
@@ -301,7 +366,8 @@ impl Machine {
         let spec = self.spec();
         let address = spec.address.map(|ip| format!(" lab.address={ip}/{PREFIX}")).unwrap_or_default();
         let id: String = self.digest().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-        format!("{KERNEL} systemd.machine_id={id}{address} {}", spec.kernel)
+        let root = spec.root.kernel_word();
+        format!("{KERNEL} {root} systemd.machine_id={id}{address} {}", spec.kernel)
     }
 
     fn mac(&self) -> String {
