@@ -179,9 +179,21 @@ fn finding(refusal: &Refusal, severity: Severity) -> Finding {
 }
 
 impl Daemon {
+    /// Notes that this boot began. A copy writes nothing on its original's disk,
+    /// until a person says that it is the machine.
+    pub(super) fn mark_boot(&mut self, is_copy: bool) {
+        if !is_copy && !self.boot_is_marked {
+            images::begin_of_boot(&self.root);
+            self.boot_is_marked = true;
+        }
+    }
+
     /// Gives the task what a pass left to do, and takes over what it tells. A
     /// pause stops it, and so does a disk that is a copy.
     pub(super) fn follow_images(&mut self, pass: &Pass) {
+        if self.is_serving {
+            self.mark_boot(pass.is_quarantined());
+        }
         let (true, Some(agent)) = (self.is_serving, &self.agent) else { return };
         let may = self.beside.pause.is_none() && !self.beside.safe_mode && !pass.is_quarantined();
         let work = Work::of(pass).filter(|_| may);

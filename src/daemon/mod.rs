@@ -91,9 +91,11 @@ pub async fn run(root: Root, config: Option<String>) -> Result<(), DaemonError> 
     }
     info!(EDGE_STEP = "start", "ready");
     // The conversation runs on this thread too: there is no other.
-    boot::images::begin_of_boot(&daemon.root);
+    daemon.mark_boot(daemon.status.phase == Phase::Quarantined);
     LocalSet::new().run_until(daemon.serve()).await;
-    boot::images::end_of_boot(&daemon.root, &sys::systemd::Systemd::new(&daemon.root)).await;
+    if daemon.boot_is_marked {
+        boot::images::end_of_boot(&daemon.root, &sys::systemd::Systemd::new(&daemon.root)).await;
+    }
     daemon.stop();
     Ok(())
 }
@@ -106,6 +108,7 @@ struct Daemon {
     room: Option<Room>,
     mirrors: Option<Mirrors>,
     images: Option<Images>,
+    boot_is_marked: bool,
     status: Status,
     beside: Beside,
     starts: Starts,
@@ -159,6 +162,7 @@ impl Daemon {
             room: None,
             mirrors: None,
             images: None,
+            boot_is_marked: false,
             said: None,
             broken_config: None,
             late_hold_ends: None,
