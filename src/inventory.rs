@@ -92,7 +92,12 @@ impl Inventory {
 pub fn update(root: &Root, change: impl FnOnce(&mut Inventory)) -> Result<Change, StateError> {
     root.make_dir(paths::RUN_DIR, 0o755)?;
     let _lock = lock::hold(root, paths::INVENTORY_LOCK)?;
-    let before = Inventory::load(root);
+    let before = match statefile::load(root, paths::INVENTORY) {
+        Ok(loaded) => loaded.value().unwrap_or_default(),
+        // What is damaged in both copies says nothing; what cannot be read may say all.
+        Err(StateError::File(error)) => return Err(error.into()),
+        Err(_) => Inventory::default(),
+    };
     let mut after = before.clone();
     change(&mut after);
     if after == before {

@@ -167,13 +167,16 @@ fn reads_the_same(before: &Fact<Effective>, root: &Root) -> bool {
     }
 }
 
-/// k3s was started again and again with the new generation, or systemd gave up.
+/// k3s was started again and again with the new generation and is not up, or
+/// systemd gave up. The count alone is no evidence: starts that the gate refused
+/// are in it, and those with the generation before.
 fn gave_up(pass: &Pass, checked: &CheckedPlan) -> bool {
     let Some(name) = checked.plan().k3s_unit() else { return false };
     let unit = pass.facts.runtime.units.get(name.trim_end_matches(".service")).and_then(|fact| fact.known());
     unit.is_some_and(|unit| {
         unit.active == "failed"
-            || unit.restarts.known().is_some_and(|restarts| *restarts >= TOO_MANY_RESTARTS)
+            || unit.active != "active"
+                && unit.restarts.known().is_some_and(|restarts| *restarts >= TOO_MANY_RESTARTS)
     })
 }
 

@@ -36,14 +36,16 @@ pub async fn run(common: &Common) -> anyhow::Result<u8> {
     if let Some(pause) = pause::current(&agent.root, agent.clock) {
         anyhow::bail!("paused by {}: {}; `edge-bootstrap resume` ends it", pause.by, pause.reason);
     }
-    let Some(_lock) = lock::acquire(&agent.root, paths::LOCK, LOCK_PATIENCE).await? else {
+    let Some(lock) = lock::acquire(&agent.root, paths::LOCK, LOCK_PATIENCE).await? else {
         output::note("another pass is running and did not end within 120 s");
         return Ok(WAITING);
     };
     start_afresh(&agent)?;
     let pass = converge(&mut agent).await;
-    let images = bring_images(&agent, &pass).await;
     publish(&agent, &pass);
+    // Archives take their time, and the daemon has passes to make meanwhile.
+    drop(lock);
+    let images = bring_images(&agent, &pass).await;
     Ok(conclude(&pass).max(images))
 }
 

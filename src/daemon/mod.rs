@@ -188,6 +188,7 @@ impl Daemon {
                 }
                 self.agent = Some(agent);
                 self.talk = None;
+                self.images = None;
                 self.broken_config = None;
             }
             Err(error) => self.complain(&error),

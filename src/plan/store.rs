@@ -41,8 +41,9 @@ pub fn decide(facts: &HostFacts) -> Option<Cure> {
     let storage = &facts.storage;
     let damage = damage(storage)?;
     let stays = by_hand(storage, &damage)
-        .or_else(|| in_use(facts, &damage))
-        .or_else(|| again(&storage.store, &damage).filter(|_| !storage.store.half_aside));
+        // Before who uses it: a reboot would not help then.
+        .or_else(|| again(&storage.store, &damage).filter(|_| !storage.store.half_aside))
+        .or_else(|| in_use(facts, &damage));
     Some(stays.map_or_else(
         || {
             Cure::SetAside(PlannedQuarantine {

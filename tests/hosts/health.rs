@@ -47,12 +47,14 @@ fn a_stopped_containerd_is_named(host: &Host) {
     assert_eq!(findings(host), Vec::new());
 }
 
-/// The agent would put the network back at once; paused, it only tells.
+/// The agent would put the network back at once; paused, it only tells. The file
+/// comes back by its writer: containerd takes no notice of one that is moved in
+/// from another directory.
 fn a_missing_network_is_named(host: &Host) {
     host.sh("edge-bootstrap pause --for 1h --reason health").unwrap();
-    host.sh("mkdir /root/cni && mv /etc/cni/net.d/* /root/cni/").unwrap();
+    host.sh("rm /etc/cni/net.d/*").unwrap();
     wait_finding(host, "cni", "not NetworkReady");
-    host.sh("mv /root/cni/* /etc/cni/net.d/ && edge-bootstrap resume").unwrap();
+    host.sh("edge-bootstrap resume").unwrap();
     steady(host, A_LOOK).unwrap();
 }
 
@@ -60,7 +62,7 @@ fn a_missing_network_is_named(host: &Host) {
 fn a_snapshotter_that_cannot_read_its_database_is_named(host: &Host) {
     host.sh("edge-bootstrap pause --for 1h --reason health").unwrap();
     let database = "/var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/metadata.db";
-    host.sh(&format!("systemctl stop containerd && test -s {database}")).unwrap();
+    host.sh("systemctl stop containerd").unwrap();
     let break_it = format!("head -c 32768 /dev/zero | tr '\\0' x >{database}");
     host.sh(&format!("{break_it} && systemctl start containerd")).unwrap();
     wait_finding(host, "snapshots", "invalid database");

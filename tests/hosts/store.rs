@@ -59,6 +59,18 @@ fn kept(host: &Host) -> Vec<String> {
     found.lines().map(str::to_owned).collect()
 }
 
+/// The record names the image: an empty database has lost it. containerd is
+/// started anew so that its lists are asked at once.
+fn wait_recorded(host: &Host) {
+    host.sh("systemctl restart containerd").unwrap();
+    further_pass(host);
+    let named = "grep -q lab/store /var/lib/edge-bootstrap/inventory.json";
+    wait_until(SOON, "the record names the image", || {
+        Ok(host.exec(&["sh", "-c", named])?.success().then_some(()))
+    })
+    .unwrap();
+}
+
 fn says(host: &Host, code: &str) -> bool {
     let status = status(host);
     status["findings"].as_array().is_some_and(|all| all.iter().any(|finding| finding["code"] == code))
@@ -149,6 +161,7 @@ fn a_store_is_set_aside_once_in_a_boot_and_twice_in_a_day_and_never_under_a_cont
         room.wait_steady(LONG).unwrap();
         assert_eq!(kept(host).len(), turn, "{:?}", kept(host));
         import(host);
+        wait_recorded(host);
     }
     host.cut().unwrap();
     host.edit(&format!("truncate -s 0 .{STORE}/{META}")).unwrap();
@@ -166,12 +179,7 @@ fn containerd_is_refused_on_an_empty_database_and_on_a_wrong_disk_and_comes_back
     let host = &room.hosts[0];
     on_a_disk_of_its_own(host);
     import(host);
-    further_pass(host);
-    let named = "grep -q lab/store /var/lib/edge-bootstrap/inventory.json";
-    wait_until(SOON, "the record names the image", || {
-        Ok(host.exec(&["sh", "-c", named])?.success().then_some(()))
-    })
-    .unwrap();
+    wait_recorded(host);
     // The daemon is dead: nobody else stands between containerd and its empty database.
     host.sh(&format!(
         "systemctl stop edge-bootstrap k3s containerd; cp {STORE}/{META} /root/meta.db; \
@@ -212,7 +220,8 @@ fn without_the_agent_containerd_begins_on_an_empty_database_and_deletes_every_bl
     host.boot().unwrap();
     wait_active(&host, "containerd");
     assert_eq!(images(&host), 0, "containerd begins as if nothing had been there");
-    assert_eq!(blobs(&host, STORE), before);
+    // One that was collected before the cut may be back.
+    assert!(blobs(&host, STORE) >= before, "a blob is lost already");
     // Any change lets it collect what its database does not name.
     host.sh("ctr -n other images import /root/image/image.tar >/dev/null; ctr -n other images rm --sync docker.io/lab/store:1 >/dev/null")
         .unwrap();

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::facts::HostFacts;
 use crate::facts::runtime::Unit;
+use crate::gate;
 use crate::paths;
 use crate::plan::units::CONTAINERD;
 use crate::sys::{Root, exec};
@@ -34,6 +35,11 @@ pub(in crate::boot) struct GaveUp {
 pub(in crate::boot) fn gave_up(root: &Root, facts: &HostFacts, last_good: u64) -> Option<GaveUp> {
     let unit = unit(facts).filter(|unit| gives_up(unit))?;
     let now = root.read(paths::CONTAINERD_CONFIG).ok()??;
+    // What systemd counted may be of the file before, or of starts that the gate refused.
+    let started = facts.runtime.containerd.started_with.known().and_then(Option::as_ref);
+    if started != Some(&sha256_hex(&now)) || gate::refused(root, "containerd").is_some() {
+        return None;
+    }
     let good = root.read(&paths::generation_file(last_good, "containerd.toml")).ok()??;
     (now != good).then(|| GaveUp {
         file: sha256_hex(&now),
@@ -118,13 +124,19 @@ mod tests {
         let root = Root::new(dir.path());
         let mut facts = HostFacts::default();
         facts.runtime.units.insert("containerd".into(), Fact::Known(unit("failed", "failed", None)));
+        let started = |facts: &mut HostFacts, text: &[u8]| {
+            facts.runtime.containerd.started_with = Fact::Known(Some(sha256_hex(text)));
+        };
         let copy = paths::generation_file(4, "containerd.toml");
         for path in [paths::CONTAINERD_CONFIG, &copy] {
             root.ensure_dir(path.rsplit_once('/').unwrap().0).unwrap();
             atomic::write(&root, path, b"a", 0o644).unwrap();
         }
+        started(&mut facts, b"a");
         assert_eq!(gave_up(&root, &facts, 4), None);
         atomic::write(&root, paths::CONTAINERD_CONFIG, b"b", 0o644).unwrap();
+        assert_eq!(gave_up(&root, &facts, 4), None, "it was not started with the new file yet");
+        started(&mut facts, b"b");
         assert_eq!(gave_up(&root, &facts, 4).unwrap().file, sha256_hex(b"b"));
         // Without its copy nothing is known of the good one.
         assert_eq!(gave_up(&root, &facts, 3), None);

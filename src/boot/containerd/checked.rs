@@ -144,11 +144,13 @@ fn judge(ours: &str, output: &exec::Output) -> Verdict {
             Ok(differences) => Verdict::Refused(differences),
             Err(why) => Verdict::Unknown(why),
         },
-        Some(code) => {
+        // Its own way to say no; a Go program that breaks down ends with another code.
+        Some(code @ 1) => {
             let said = output.stderr.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
             let said: String = said.chars().take(LAST_WORDS).collect();
             Verdict::Refused(vec![format!("`containerd config dump` ended with {code}: {said}")])
         }
+        Some(code) => Verdict::Unknown(format!("`containerd config dump` broke down with {code}")),
     }
 }
 

@@ -162,6 +162,10 @@ pub(super) fn layer(root: &Root, digest: &str, directory: &str) -> Result<(), Fa
     let mut real: BTreeMap<String, bool> = BTreeMap::new();
     // Where a directory is a link, or of a lower layer, what is in it lies elsewhere.
     let mut is_own = |path: &str| {
+        // A name that is no UTF-8 cannot be looked up: it proves nothing.
+        if path.contains('\u{fffd}') {
+            return false;
+        }
         let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
         match real.entry(parent.to_owned()) {
             Slot::Occupied(known) => *known.get(),

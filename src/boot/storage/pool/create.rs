@@ -22,7 +22,7 @@ use crate::sys::{Root, random};
 pub async fn create(pool: &str, space: &PoolSpace) -> Result<Done, PoolError> {
     let Some((group, volume)) = thin::volume_of(pool) else { return Err(no_volume_name(pool).into()) };
     let found = match space {
-        PoolSpace::Device(path) => group_on_device(path, &group).await?,
+        PoolSpace::Device(path) => group_on_device(path, (&group, &volume)).await?,
         PoolSpace::VolumeGroup(name) if *name == group => existing_group(name).await?,
         PoolSpace::VolumeGroup(name) => return Err(other_group(pool, &group, name).into()),
     };
@@ -39,7 +39,7 @@ pub async fn create(pool: &str, space: &PoolSpace) -> Result<Done, PoolError> {
 }
 
 /// The group that is ours on this device: made now, or left unfinished.
-async fn group_on_device(path: &str, name: &str) -> Result<Group, PoolError> {
+async fn group_on_device(path: &str, (name, volume): (&str, &str)) -> Result<Group, PoolError> {
     let refuse = |reason: String, next: &str| PoolError::from(Refusal::new("EB-pool-space", reason, next));
     let Some(device) = block::find(&Root::default(), path)? else {
         return Err(refuse(format!("{path} is no block device"), "correct `storage.devmapper.device`"));
@@ -48,7 +48,7 @@ async fn group_on_device(path: &str, name: &str) -> Result<Group, PoolError> {
     let ours = disk.filter(|disk| disk.uuid.starts_with(UUID) && disk.group.as_deref() == Some(name));
     match (lvm::group(name).await?, ours) {
         (Some(group), Some(disk)) if is_unfinished(&disk.tags) => {
-            return fresh(group, &device).await;
+            return fresh(group, volume, &device).await;
         }
         // Finished earlier: the pool is in it, or was removed by a person.
         (Some(group), Some(_)) => return Ok(group),
@@ -67,14 +67,30 @@ async fn group_on_device(path: &str, name: &str) -> Result<Group, PoolError> {
     make_group(name, &device).await
 }
 
-/// An unfinished group that holds no thin pool is made anew.
-async fn fresh(group: Group, device: &BlockDevice) -> Result<Group, PoolError> {
+/// An unfinished group that holds no thin pool is made anew. A volume that a
+/// person put into it meanwhile keeps it.
+async fn fresh(group: Group, volume: &str, device: &BlockDevice) -> Result<Group, PoolError> {
     let volumes = lvm::volumes(&group.name).await?;
     if volumes.is_empty() || volumes.iter().any(Volume::is_thin_pool) {
         return Ok(group);
     }
+    let others: Vec<&str> =
+        volumes.iter().filter(|it| !is_leftover(it, volume)).map(|it| it.name.as_str()).collect();
+    if !others.is_empty() {
+        let reason = format!("volume group {} holds volumes of others: {}", group.name, others.join(", "));
+        let next = format!("remove them, or keep the group: vgchange --deltag {UNFINISHED} {}", group.name);
+        return Err(Refusal::new("EB-pool-space", reason, next).into());
+    }
     lvm::work(&["vgremove", "--force", "--yes", &group.name]).await?;
     make_group(&group.name, device).await
+}
+
+/// What lvcreate leaves when it is killed: the parts of the pool, and volumes that
+/// have no name yet.
+fn is_leftover(volume: &Volume, pool: &str) -> bool {
+    let name = volume.name.as_str();
+    let is_part = name.strip_prefix(pool).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'));
+    is_unfinished(&volume.tags) || is_part || name.starts_with("lvol")
 }
 
 async fn make_group(name: &str, device: &BlockDevice) -> Result<Group, PoolError> {
@@ -193,5 +209,22 @@ mod tests {
         let lengths: Vec<usize> = uuid.split('-').map(str::len).collect();
         assert_eq!(lengths, [6, 4, 4, 4, 4, 4, 6]);
         assert!(uuid.starts_with(UUID) && uuid != new_uuid());
+    }
+
+    #[test]
+    fn a_volume_of_a_person_is_no_leftover() {
+        for (name, tag, expected) in [
+            ("thinpool", None, true),
+            ("thinpool_tmeta", None, true),
+            ("lvol0_pmspare", None, true),
+            ("lvol0", None, true),
+            ("data", Some(UNFINISHED), true),
+            ("data", None, false),
+            ("thinpool2", None, false),
+        ] {
+            let tags = tag.map(str::to_owned).into_iter().collect();
+            let volume = Volume { name: name.to_owned(), tags, ..Volume::default() };
+            assert_eq!(is_leftover(&volume, "thinpool"), expected, "{name}");
+        }
     }
 }
