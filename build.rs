@@ -9,5 +9,8 @@ fn main() {
     let is = |name: &str, value: &str| std::env::var(name).is_ok_and(|found| found == value);
     if is("PROFILE", "release") && is("CARGO_CFG_TARGET_ARCH", "x86_64") {
         println!("cargo:rustc-link-arg-bins=-Wl,-T,{}/packaging/no-unwind.ld", env!("CARGO_MANIFEST_DIR"));
+        // The toolchain links with lld here. Generic code that came out the same for several
+        // types is kept once; no address of a function is compared anywhere.
+        println!("cargo:rustc-link-arg-bins=-Wl,--icf=all");
     }
 }

@@ -123,6 +123,6 @@ impl HostFacts {
         steady.system.time = system::Time::default();
         steady.runtime = runtime::Runtime::default();
         steady.storage = storage::Storage::default();
-        sha256_hex(serde_json::to_string(&steady).unwrap_or_default().as_bytes())
+        sha256_hex(serde_json::to_value(&steady).unwrap_or_default().to_string().as_bytes())
     }
 }
