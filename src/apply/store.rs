@@ -9,8 +9,8 @@ use super::ApplyError;
 use super::aside::{aside_name, move_aside};
 use crate::paths::{CONTAINERD_ROOT, STORE_HALF_ASIDE};
 use crate::plan::{CheckedPlan, PlannedQuarantine};
+use crate::sys::Root;
 use crate::sys::root::FileError;
-use crate::sys::{Root, fault};
 
 /// Goes first: without it containerd would start on what is left, and the gate
 /// knows a store whose database is gone.
@@ -64,7 +64,6 @@ fn is_mount(error: &FileError) -> bool {
 fn by_parts(root: &Root) -> Result<String, FileError> {
     root.make_dir(STORE_HALF_ASIDE, 0o700)?;
     for name in parts(root)? {
-        fault::point("store-part").map_err(|error| FileError::new("move away", &name, error))?;
         let to = free(root, &format!("{STORE_HALF_ASIDE}/{name}"));
         root.rename(&format!("{CONTAINERD_ROOT}/{name}"), &to)?;
     }
