@@ -166,7 +166,9 @@ fn findings(pass: &Pass, beside: &Beside) -> Vec<Finding> {
     findings
 }
 
-fn finding(refusal: &plan::Refusal, severity: Severity) -> Finding {
+/// A refusal as `status` shows it.
+#[must_use]
+pub fn finding(refusal: &plan::Refusal, severity: Severity) -> Finding {
     Finding {
         id: refusal.code.trim_start_matches("EB-").to_owned(),
         code: refusal.code.clone(),

@@ -15,13 +15,12 @@ use tokio::time::{Instant, sleep};
 use super::Daemon;
 use crate::apply::Progress;
 use crate::boot::images::{self, Hands, Standing, Work};
+use crate::boot::summary::finding;
 use crate::boot::{Downloader, Pass, Severity, Watcher};
 use crate::config::Settings;
 use crate::enrol::Source;
 use crate::enrol::retry::Backoff;
-use crate::plan::Refusal;
-use crate::report::FindingStatus;
-use crate::report::status::{self, Finding};
+use crate::report::status;
 use crate::sys::systemd::Systemd;
 use crate::sys::{Clock, Root, random};
 
@@ -163,19 +162,6 @@ fn words(title: &str, progress: Progress, rate: u64) -> String {
         _ => tenths(progress.done),
     };
     format!("{title} {done} ({}/s)", tenths(rate))
-}
-
-fn finding(refusal: &Refusal, severity: Severity) -> Finding {
-    Finding {
-        id: refusal.code.trim_start_matches("EB-").to_owned(),
-        code: refusal.code.clone(),
-        status: match severity {
-            Severity::Info => FindingStatus::Info,
-            Severity::Warn => FindingStatus::Warn,
-            Severity::Fail => FindingStatus::Fail,
-        },
-        text: format!("{}; {}", refusal.reason, refusal.next),
-    }
 }
 
 impl Daemon {
