@@ -46,7 +46,7 @@ pub fn told(host: &Host, unit: &str, text: &str) -> usize {
 
 /// What the daemon says.
 pub fn status(host: &Host) -> Value {
-    room::status(host).unwrap().unwrap_or_default()
+    room::status(host).unwrap_or_default()
 }
 
 /// What `edge-bootstrap status` prints.

@@ -76,11 +76,9 @@ fn a_snapshotter_that_cannot_read_its_database_is_named(host: &Host) {
 #[test]
 fn what_is_wrong_with_a_containerd_that_is_active_is_named_and_goes_when_it_is_well_again() {
     let mut room = Room::open("health").unwrap();
-    for (name, suite) in [("n1", Suite::Bookworm), ("n2", Suite::Trixie), ("n3", Suite::Sid)] {
-        room.add(name, suite).unwrap();
-    }
+    room.add_all(&[("n1", Suite::Bookworm), ("n2", Suite::Trixie), ("n3", Suite::Sid)]).unwrap();
     room.wait_steady(LONG).unwrap();
-    room.hosts.iter().for_each(a_stopped_containerd_is_named);
-    room.hosts.iter().for_each(a_missing_network_is_named);
+    room.on_each(a_stopped_containerd_is_named);
+    room.on_each(a_missing_network_is_named);
     a_snapshotter_that_cannot_read_its_database_is_named(&room.hosts[0]);
 }

@@ -141,9 +141,7 @@ fn a_name_changed_behind_a_dead_agent_is_right_after_the_power_cut_before_k3s_st
 #[test]
 fn a_room_whose_hosts_are_renamed_alone_and_all_at_once_comes_back_by_itself_after_power_cuts() {
     let mut room = Room::open("h-room").unwrap();
-    for name in ["n1", "n2", "n3"] {
-        room.add(name, Suite::Trixie).unwrap();
-    }
+    room.add_all(&["n1", "n2", "n3"].map(|name| (name, Suite::Trixie))).unwrap();
     room.wait_steady(LONG).unwrap();
     let right: Vec<String> = room.hosts.iter().map(names).collect();
     let alone: Vec<Vec<usize>> = (0..3).map(|at| vec![at]).collect();

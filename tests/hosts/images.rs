@@ -13,10 +13,11 @@ const ASSIGNMENT: &str = "/etc/edge-bootstrap/assignment.toml";
 const IMAGE: &str = "registry.lab/tool:1";
 const IMPORT: &str = "edge-bootstrap-act-import-images";
 /// Stands between the agent and containerd's own program: waits before an
-/// import while /srv/before is there, and after it while /srv/after is.
+/// import while /srv/before is there, after it while /srv/after is, and before it
+/// shows a layer while /srv/look is.
 const WAITING_CTR: &str = r#"#!/bin/sh
 wait_for() { while [ -e "/srv/$1" ]; do touch "/run/$1"; sleep 0.1; done; }
-case "$*" in *" import "*) wait_for before ;; esac
+case "$*" in *" import "*) wait_for before ;; *" view "*) wait_for look ;; esac
 /usr/bin/ctr.real "$@"
 code=$?
 case "$*" in *" import "*) wait_for after ;; esac
@@ -32,12 +33,12 @@ fn host(lab: &Lab, suite: Suite, packing: &str) -> (Host, String) {
         HostSpec { binds: vec![Bind::read_only(k3s.path, "/srv/k3s")], ..HostSpec::new(suite.name(), suite) };
     let host = lab.host(spec).unwrap();
     host.boot().unwrap();
-    host.write_file("/srv/archive.sh", include_str!("images/archive.sh")).unwrap();
+    host.write_file("/srv/archive.sh", edge_lab::MAKE_ARCHIVE).unwrap();
     host.write_file("/srv/serve.pl", include_str!("images/serve.pl")).unwrap();
     let server = "[Service]\nExecStart=/usr/bin/perl /srv/serve.pl\n[Install]\nWantedBy=multi-user.target\n";
     host.write_file("/etc/systemd/system/lab-images.service", server).unwrap();
     host.sh("systemctl -q enable --now lab-images; sync -f /etc").unwrap();
-    let archive = host.sh(&format!("sh /srv/archive.sh 1 64 {packing}")).unwrap();
+    let archive = host.sh(&format!("sh /srv/archive.sh {IMAGE} 64 {packing}")).unwrap();
     host.write_file(
         "/etc/edge-bootstrap/config.d/20-site.toml",
         format!("[central]\nassignment-file = \"{ASSIGNMENT}\"\n"),
@@ -118,7 +119,7 @@ fn archives_come_over_a_link_that_breaks_and_what_has_another_digest_is_never_im
     let lab = Lab::open("i-fetch").unwrap();
     // Compressed: no containerd imports that by itself.
     let (host, archive) = host(&lab, Suite::Sid, "gz");
-    let other = host.sh("sh /srv/archive.sh 2 1").unwrap();
+    let other = host.sh("sh /srv/archive.sh registry.lab/tool:2 1").unwrap();
     let wrong = host.sh("cp /srv/images/2.tar /srv/images/3.tar; echo x >>/srv/images/3.tar; echo page | sha256sum | cut -d' ' -f1").unwrap();
     host.sh("touch /srv/break /srv/before").unwrap();
     let_ctr_wait(&host);
@@ -193,9 +194,21 @@ fn images_come_back_whole_after_a_power_cut_before_they_were_synced_and_after_fi
     host.sh("systemctl stop k3s containerd").unwrap();
     host.sh("truncate -s 0 $(find /var/lib/containerd -path '*/snapshots/*/fs/data/7') && sync").unwrap();
     host.cut().unwrap();
+    host.edit("touch srv/look").unwrap();
     host.boot().unwrap();
+    // Something runs from it before it is looked at: told, and not taken away in vain.
+    wait_for_file(&host, "/run/look");
+    let run = format!("ctr -n k8s.io run -d --cpu-shares 0 {IMAGE} held sleep 3600 </dev/null; rm /srv/look");
+    host.sh(&run).unwrap();
+    wait_until(LONG, "the damage is told", || {
+        let text = status(&host)["findings"].to_string();
+        Ok((text.contains("instead of 262144 bytes; in use by container held;")).then_some(()))
+    })
+    .unwrap();
+    assert!(images(&host).iter().any(|line| line.starts_with(IMAGE)), "it was taken from what runs");
+    host.sh("ctr -n k8s.io tasks rm -f held; systemctl restart edge-bootstrap").unwrap();
     let damaged = || Ok((told(&host, "edge-bootstrap", "image is damaged") > 0).then_some(()));
-    wait_until(LONG, "the damage is found", damaged).unwrap();
+    wait_until(LONG, "it is removed", damaged).unwrap();
     wait_until(LONG, "the image is imported again", || {
         Ok((empty_files(&host) == 0 && runs(&host)).then_some(()))
     })

@@ -81,11 +81,16 @@ fn a_host_reboots_by_itself_and_goes_off_in_good_order() {
     host.boot().unwrap();
     let boot_id = "cat /proc/sys/kernel/random/boot_id";
     let before = host.sh(boot_id).unwrap();
-    host.sh("touch /root/unsynced; systemctl reboot").unwrap();
-    wait_until(Duration::from_secs(30), "another boot", || {
-        Ok(host.sh(boot_id).ok().filter(|now| *now != before))
-    })
-    .unwrap();
+    std::thread::scope(|scope| {
+        // What the lab runs inside meanwhile ends with the host and does not hold it up.
+        let inside = scope.spawn(|| host.exec(&["sleep", "1000"]).unwrap());
+        let entered = || Ok(host.sh("pgrep -x sleep").ok());
+        wait_until(Duration::from_secs(10), "a program runs inside", entered).unwrap();
+        host.sh("touch /root/unsynced; systemctl reboot").unwrap();
+        let now = || Ok(host.sh(boot_id).ok().filter(|now| *now != before));
+        wait_until(Duration::from_secs(30), "another boot", now).unwrap();
+        assert_ne!(inside.join().unwrap().code, 0);
+    });
     host.wait_booted(Duration::from_secs(30)).unwrap();
     host.off().unwrap();
     assert!(!host.is_on());

@@ -8,9 +8,7 @@ use edge_lab::{Room, Suite};
 #[test]
 fn three_bare_hosts_become_steady_and_come_back_after_a_power_cut_without_central() {
     let mut room = Room::open("three").unwrap();
-    for name in ["a1", "a2", "a3"] {
-        room.add(name, Suite::Trixie).unwrap();
-    }
+    room.add_all(&["a1", "a2", "a3"].map(|name| (name, Suite::Trixie))).unwrap();
     room.wait_steady(LONG).unwrap();
     room.cut().unwrap();
     room.central.stop().unwrap();

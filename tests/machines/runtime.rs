@@ -2,6 +2,7 @@
 //! chosen, what comes back after power cuts, what a killed daemon leaves.
 
 mod cuts;
+mod journal;
 mod kills;
 mod room;
 

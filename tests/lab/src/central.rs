@@ -19,7 +19,7 @@ use crate::service::Service;
 pub const PORT: u16 = 8443;
 
 /// Words after `serve`: hosts count as steady soon, and report often.
-const SERVE: [&str; 4] = ["--steady-seconds", "15", "--report-seconds", "2"];
+const SERVE: [&str; 4] = ["--steady-seconds", "8", "--report-seconds", "2"];
 
 /// An `edge-central`, running or stopped; its state lies in the lab's directory.
 #[derive(Debug)]

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
 /// What a program left behind.
@@ -134,20 +135,26 @@ pub fn have(program: &str) -> bool {
     path.split(':').chain(["/usr/sbin", "/sbin"]).any(|dir| std::path::Path::new(dir).join(program).exists())
 }
 
-/// Polls `cond` every 50 ms until it gives something.
+/// How long [`wait_until`] rests between two looks, at least and at most.
+const REST: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(250));
+
+/// Polls `cond` until it gives something: every 50 ms at first, and every 250 ms
+/// from five seconds on. Each look inside a host costs processor time, which the
+/// host that is waited for lacks then.
 ///
 /// # Errors
 /// Nothing came before `limit`; the message names `what`. An error of `cond` ends the wait.
 pub fn wait_until<T>(limit: Duration, what: &str, mut cond: impl FnMut() -> Result<Option<T>>) -> Result<T> {
-    let end = Instant::now() + limit;
+    let began = Instant::now();
     loop {
         if let Some(value) = cond()? {
             return Ok(value);
         }
-        if Instant::now() > end {
+        let waited = began.elapsed();
+        if waited > limit {
             bail!("not within {limit:?}: {what}");
         }
-        std::thread::sleep(Duration::from_millis(50));
+        std::thread::sleep((waited / 20).clamp(REST.0, REST.1));
     }
 }
 
@@ -164,6 +171,7 @@ fn feed(child: &mut Child, input: Vec<u8>) {
 
 /// `None` when the deadline passed; the whole process group is dead then.
 fn wait(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>> {
+    let group = Pid::from_raw(i32::try_from(child.id())?);
     let end = Instant::now() + limit;
     let mut pause = Duration::from_millis(1);
     loop {
@@ -171,13 +179,25 @@ fn wait(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>> {
             return Ok(Some(status));
         }
         if Instant::now() > end {
-            let group = Pid::from_raw(i32::try_from(child.id())?);
             killpg(group, Signal::SIGKILL).ok();
             child.wait()?;
             return Ok(None);
         }
+        go_on(group);
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(20));
+    }
+}
+
+/// Lets a program go on that stopped itself. A host that goes down stops all its
+/// processes for a moment; nsenter sees that of the program that it brought in, stops
+/// as well, as a shell's job would, and is then the one that never takes the ended
+/// program away: the kernel waits for that before it lets the host's PID 1 end.
+fn go_on(group: Pid) {
+    let flags = WaitPidFlag::WSTOPPED | WaitPidFlag::WNOHANG;
+    if let Ok(WaitStatus::Stopped(..)) = waitid(Id::Pid(group), flags) {
+        // An error means that it has ended.
+        killpg(group, Signal::SIGCONT).ok();
     }
 }
 

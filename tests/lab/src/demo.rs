@@ -97,7 +97,7 @@ fn follow(room: &Room, began: Instant) -> Result<()> {
 
 /// Phase, role and what the host waits for, in one line.
 fn words(host: &Host) -> String {
-    let Some(status) = status(host).ok().flatten() else { return String::new() };
+    let Some(status) = status(host) else { return String::new() };
     let phase = status["phase"].as_str().unwrap_or_default();
     let role = status["role"].as_str().map(|role| format!(", {role}")).unwrap_or_default();
     let waits =

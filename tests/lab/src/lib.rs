@@ -43,6 +43,10 @@ pub use room::Room;
 pub use root::Suite;
 pub use service::Service;
 
+/// A shell script that makes, on a host or a machine, an archive of an image that can tell
+/// whether it is whole; its words are explained at its begin.
+pub const MAKE_ARCHIVE: &str = include_str!("archive.sh");
+
 /// Tells the person who waits what is going on. Straight to standard error:
 /// a test runner that keeps the output of tests does not keep this.
 pub fn say(text: &str) {

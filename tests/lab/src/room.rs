@@ -70,11 +70,35 @@ impl Room {
     /// The host does not boot, or the package cannot be installed.
     pub fn add(&mut self, name: &str, suite: Suite) -> Result<&Host> {
         let host = self.bare(name, suite)?;
-        host.boot()?;
-        self.configure(&host)?;
-        host.install(&self.package)?;
+        self.rack_up(&host)?;
         self.hosts.push(host);
         self.hosts.last().context("a host was just added")
+    }
+
+    /// Adds hosts: the first alone, so that it is the one that forms the cluster,
+    /// and then all others at the same time.
+    ///
+    /// # Errors
+    /// As [`Room::add`].
+    pub fn add_all(&mut self, wanted: &[(&str, Suite)]) -> Result<()> {
+        let Some((&(first, suite), others)) = wanted.split_first() else { return Ok(()) };
+        self.add(first, suite)?;
+        let bare = others.iter().map(|(name, suite)| self.bare(name, *suite));
+        let hosts: Vec<Host> = bare.collect::<Result<_>>()?;
+        std::thread::scope(|scope| {
+            let room = &*self;
+            let threads: Vec<_> = hosts.iter().map(|host| scope.spawn(|| room.rack_up(host))).collect();
+            let ends = threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| bail!("see above")));
+            ends.collect::<Result<()>>()
+        })?;
+        self.hosts.extend(hosts);
+        Ok(())
+    }
+
+    fn rack_up(&self, host: &Host) -> Result<()> {
+        host.boot()?;
+        self.configure(host)?;
+        host.install(&self.package)
     }
 
     /// A host as it comes from the rack: off, without our package.
@@ -121,6 +145,15 @@ impl Room {
         Ok(())
     }
 
+    /// Does the same on all hosts at the same time; a panic on one of them is one here.
+    pub fn on_each(&self, act: impl Fn(&Host) + Sync) {
+        std::thread::scope(|scope| {
+            for host in &self.hosts {
+                scope.spawn(|| act(host));
+            }
+        });
+    }
+
     /// Cuts the power of all hosts, as one fuse does.
     ///
     /// # Errors
@@ -138,20 +171,20 @@ impl Room {
     }
 }
 
-/// What the daemon of a host says about it; `None` when it says nothing yet.
+/// What the daemon of a host says about it; `None` when it says nothing (yet), or the host is off.
 ///
-/// # Errors
-/// The host is off.
-pub fn status(host: &Host) -> Result<Option<Value>> {
-    let text = host.exec(&["cat", "/run/edge-bootstrap/status.json"])?;
-    Ok(serde_json::from_str(&text.stdout).ok())
+/// Read from outside: nothing has to be started for it, and it is asked for very often.
+#[must_use]
+pub fn status(host: &Host) -> Option<Value> {
+    let root = host.seen_from_outside()?;
+    let text = std::fs::read(root.join("run/edge-bootstrap/status.json")).ok()?;
+    serde_json::from_slice(&text).ok()
 }
 
 /// The phase of a host, empty when its daemon says nothing.
 #[must_use]
 pub fn phase(host: &Host) -> String {
-    let status = status(host).ok().flatten();
-    status.and_then(|status| status["phase"].as_str().map(str::to_owned)).unwrap_or_default()
+    status(host).and_then(|status| status["phase"].as_str().map(str::to_owned)).unwrap_or_default()
 }
 
 /// Waits until a host is steady.

@@ -6,10 +6,10 @@
 
 use std::time::{Duration, Instant};
 
-use edge_lab::{RootFs, say};
+use edge_lab::{RootFs, say, wait_until};
 use sha2::{Digest as _, Sha256};
 
-use super::room::{Room, Well};
+use super::room::{LONG, Room, Well};
 
 /// One machine whose power is cut again and again.
 struct Campaign {
@@ -19,39 +19,41 @@ struct Campaign {
     first_boot: FirstBoot,
 }
 
-/// An undisturbed one: what happened how long after the power came.
+/// What an undisturbed one showed, in time since the power came.
 #[derive(Debug)]
 struct FirstBoot {
     /// The agent started.
     start: Duration,
-    /// The import began and ended.
-    import: (Duration, Duration),
+    /// The acts that are cut in their middle, and how long each took.
+    acts: Vec<(&'static str, Duration)>,
     /// All was well.
     well: Duration,
 }
 
 impl FirstBoot {
     fn of(room: &Room, well: &Well) -> Self {
-        let journal = |text: &str| {
-            let script = format!(
-                "journalctl -b -o short-monotonic --no-pager _PID=1 | sed -n 's/^\\[ *\\([0-9.]*\\)\\].* {text}.*/\\1/p' | tail -n 1"
-            );
-            Duration::from_secs_f64(room.machine.sh(&script).unwrap().parse().unwrap())
+        let last = |words: &str| well.said.last(words).unwrap();
+        let acts: &[&str] = if room.snapshotter == "devmapper" {
+            &["import-images", "create-pool"]
+        } else {
+            &["import-images"]
         };
-        let import = "edge-bootstrap-act-import-images";
+        let took = |act: &&'static str| {
+            let unit = |word: &str| last(&format!("{word} edge-bootstrap-act-{act}"));
+            (*act, unit("Finished").saturating_sub(unit("Starting")))
+        };
         Self {
-            start: journal("Starting edge-bootstrap.service"),
-            import: (journal(&format!("Starting {import}")), journal(&format!("Finished {import}"))),
+            start: last("Starting edge-bootstrap.service"),
+            acts: acts.iter().map(took).collect(),
             well: well.after,
         }
     }
 
-    /// A moment of it: every other one while the image is imported, the others at any
-    /// time from the agent's start to shortly after the end.
-    fn moment(&self, seed: u64, round: u64) -> Duration {
-        let (from, to) =
-            if round.is_multiple_of(2) { (self.start, self.well.mul_f64(1.05)) } else { self.import };
-        from + to.saturating_sub(from).mul_f64(fraction(seed, round))
+    /// What the first boot of this round is cut in: each act in turn, and after them any time
+    /// from the agent's start to shortly after the end.
+    fn act(&self, round: u64) -> Option<(&'static str, Duration)> {
+        let turn = usize::try_from(round / 3).unwrap() % (self.acts.len() + 1);
+        self.acts.get(turn).copied()
     }
 }
 
@@ -77,67 +79,93 @@ impl Campaign {
         room.machine.boot_no_wait().unwrap();
         let well = room.wait_well(began).unwrap();
         let first_boot = FirstBoot::of(&room, &well);
-        say(&format!("{name}: undisturbed {first_boot:.1?};{}", well.acts));
+        say(&format!("{name}: undisturbed {first_boot:.1?}, {}", describe(&well)));
         Self { room, seed, cuts, first_boot }
     }
 
     /// Every third cut falls into a first boot; those while containers run hit the same
     /// disks one after the other.
     fn run(&self) {
-        let mut problems = Vec::new();
+        let (mut wells, mut problems) = (Vec::new(), Vec::new());
         for round in 1..=self.cuts {
             let is_first = round % 3 == 1;
-            let (kind, moment) = if is_first {
-                ("first boot", self.cut_first_boot(round))
-            } else {
-                ("running", self.cut_running(round))
-            };
+            let moment = if is_first { self.cut_first_boot(round) } else { self.cut_running(round) };
             let began = Instant::now();
             self.room.machine.boot_no_wait().unwrap();
-            let shown = match self.room.wait_well(began) {
-                Ok(well) => describe(&well),
-                Err(error) => {
-                    let problem = format!("round {round}: {error:#}");
-                    say(&problem);
-                    problems.push(problem);
-                    "NOT WELL".to_owned()
-                }
-            };
-            say(&format!(
-                "{} cut {round}/{} | {kind} at {moment:.1?} | {shown}",
-                self.room.snapshotter, self.cuts
-            ));
+            let well = self.room.wait_well(began);
+            let shown = well.as_ref().map_or_else(|error| format!("NOT WELL: {error:#}"), describe);
+            let of = format!("{} cut {round}/{}", self.room.snapshotter, self.cuts);
+            say(&format!("{of} | {moment} | {shown}"));
+            match well {
+                Ok(well) => wells.push(well),
+                Err(error) => problems.push(format!("{of}: {error:#}")),
+            }
         }
-        say(&format!("{}: {} cuts, {} problems", self.room.snapshotter, self.cuts, problems.len()));
+        say(&format!(
+            "{}: {} cuts, {} problems, {}",
+            self.room.snapshotter,
+            self.cuts,
+            problems.len(),
+            count(&wells)
+        ));
         assert!(problems.is_empty(), "{}", problems.join("\n"));
     }
 
     /// The machine as it left the bench, cut in the middle of its work.
-    fn cut_first_boot(&self, round: u64) -> Duration {
-        if self.room.machine.is_on() {
-            self.room.machine.cut().unwrap();
+    fn cut_first_boot(&self, round: u64) -> String {
+        let (machine, part) = (&self.room.machine, fraction(self.seed, round));
+        if machine.is_on() {
+            machine.cut().unwrap();
         }
-        self.room.machine.put_disks_back().unwrap();
-        let moment = self.first_boot.moment(self.seed, round);
-        self.room.machine.boot_no_wait().unwrap();
-        // The moment itself: nothing is waited for.
+        machine.put_disks_back().unwrap();
+        machine.boot_no_wait().unwrap();
+        // The moments themselves: nothing is waited for.
+        let Some((act, took)) = self.first_boot.act(round) else {
+            let FirstBoot { start, well, .. } = self.first_boot;
+            let moment = start + (well.mul_f64(1.05).saturating_sub(start)).mul_f64(part);
+            std::thread::sleep(moment);
+            machine.cut().unwrap();
+            return format!("first boot at {moment:.1?}");
+        };
+        let runs = || Ok(self.room.runs(act)?.then_some(()));
+        wait_until(LONG, act, runs).unwrap();
+        let moment = took.mul_f64(part);
         std::thread::sleep(moment);
-        self.room.machine.cut().unwrap();
-        moment
+        let end = if self.room.runs(act).unwrap() { "" } else { " (it had ended)" };
+        machine.cut().unwrap();
+        format!("{act} at {moment:.1?} of {took:.1?}{end}")
     }
 
     /// The machine as it is, on which containers come and go.
-    fn cut_running(&self, round: u64) -> Duration {
+    fn cut_running(&self, round: u64) -> String {
         let moment = Duration::from_secs(10).mul_f64(fraction(self.seed, round));
         std::thread::sleep(moment);
         self.room.machine.cut().unwrap();
-        moment
+        format!("running at {moment:.1?}")
     }
 }
 
 fn describe(well: &Well) -> String {
-    let failed: String = well.failed.iter().map(|text| format!(" | meanwhile {text}")).collect();
-    format!("all well {:.1?} after the power came | acts:{}{failed}", well.after, well.acts)
+    let (said, after) = (&well.said, well.after);
+    let meanwhile = said.failures().into_iter().chain(well.failed.iter().cloned());
+    let meanwhile = meanwhile.chain(well.warnings.iter().map(|text| format!("the agent: {text}")));
+    let meanwhile: String = meanwhile.map(|text| format!("\n    meanwhile {text}")).collect();
+    format!("all well {after:.1?} after the power came | {} | {}{meanwhile}", said.milestones(), said.acts())
+}
+
+/// Seconds until all was well, and what failed on the way, of all cuts.
+fn count(wells: &[Well]) -> String {
+    let mut seconds: Vec<u64> = wells.iter().map(|well| well.after.as_secs()).collect();
+    seconds.sort_unstable();
+    let at = |part: usize| seconds.get(seconds.len().saturating_sub(1) * part / 2).copied().unwrap_or(0);
+    let units: usize = wells.iter().map(|well| well.said.failures().len()).sum();
+    let containers: usize = wells.iter().map(|well| well.failed.len()).sum();
+    format!(
+        "all well after {}, {}, {} s (least, median, most); meanwhile {units} units and {containers} containers failed",
+        at(0),
+        at(1),
+        at(2)
+    )
 }
 
 /// The `round`th number of a seed, from 0 to 1.

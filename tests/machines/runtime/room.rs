@@ -12,6 +12,8 @@ use anyhow::{Context, Result, bail};
 use edge_lab::{Lab, Machine, MachineSpec, Profile, RootFs, Suite, programs};
 use serde_json::{Value, json};
 
+use super::journal::Said;
+
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 1, 2);
 const ASSIGNMENT: &str = "/etc/edge-bootstrap/assignment.toml";
 /// The image in the archive; also the one for sandboxes, so that it is pinned.
@@ -20,6 +22,10 @@ const IMAGE: &str = "registry.lab/tool:1";
 const DEVICE: &str = "/dev/disk/by-id/virtio-POOL-1";
 /// Name of the pool.
 pub const POOL: &str = "edge-thinpool";
+/// How each container went, in this boot.
+const SAID: &str = "/run/lab-pods/said";
+/// Lines of the agent that are worse than information, in this boot.
+const WARNINGS: &str = "journalctl -b -o cat --no-pager -p warning -u edge-bootstrap | cut -c 1-200";
 /// How long a boot may take until everything is well, beside builds.
 pub const LONG: Duration = Duration::from_secs(300);
 
@@ -35,19 +41,16 @@ pub struct Room {
 /// Before a start of containerd: whether it starts with the agent's configuration, and how its pool is.
 const LOOK_AT_POOL: &str = r#"if test -e /etc/systemd/system/containerd.service.d/10-edge-bootstrap.conf; then echo -n "ours "; fi >>/run/lab-pool; dmsetup status edge-thinpool >>/run/lab-pool 2>&1; true"#;
 
-/// Counts the acts of this boot, the failed ones as such.
-const ACTS: &str = r#"journalctl -b -o cat --no-pager _PID=1 |
-    sed -n 's/^Finished edge-bootstrap-act-\([a-z-]*\)\..*/\1/p; s/^Failed to start edge-bootstrap-act-\([a-z-]*\)\..*/\1:failed/p' |
-    sort | uniq -c | tr -s '\n ' ' '"#;
-
 /// How the machine was when all was well.
 pub struct Well {
     /// Since the power came.
     pub after: Duration,
-    /// Acts and imports of this boot, by their units.
-    pub acts: String,
+    /// systemd's words of this boot.
+    pub said: Said,
     /// Containers that failed after one had run: an image of an import that was cut is brought anew.
     pub failed: Vec<String>,
+    /// What the agent warned of.
+    pub warnings: Vec<String>,
 }
 
 impl Room {
@@ -80,7 +83,7 @@ impl Room {
         let machine = lab.machine(spec).unwrap();
         machine.boot_and_install(&package).unwrap();
         machine.write_file("/srv/k3s", &stripped(&k3s.path)).unwrap();
-        let archive = run_script(&machine, "image.sh", include_str!("image.sh"), &["1", "4"]);
+        let archive = run_script(&machine, "archive.sh", edge_lab::MAKE_ARCHIVE, &[IMAGE, "16"]);
         let snapshotter = if is_old { "devmapper" } else { "overlayfs" };
         let room = Self { machine, snapshotter, archive };
         room.add_units();
@@ -136,38 +139,41 @@ impl Room {
             if began.elapsed() > LONG {
                 bail!("not well after {LONG:?}: {last}\n{}", self.journal());
             }
-            // Each look costs an emulated machine a good part of a second.
-            std::thread::sleep(Duration::from_secs(2));
+            std::thread::sleep(Duration::from_millis(500));
         }
         let after = began.elapsed();
         self.check()
             .with_context(|| format!("well after {after:?}, last without {last}\n{}", self.journal()))?;
-        let acts = self.machine.sh(ACTS)?;
-        let said = self.machine.sh("cat /run/lab-pods/said")?;
-        let failed = said.lines().skip_while(|line| *line != "ran").filter(|line| line.starts_with("failed"));
-        Ok(Well { after, acts, failed: failed.map(str::to_owned).collect() })
+        let containers = self.machine.read_file(SAID)?.unwrap_or_default();
+        let failed =
+            containers.lines().skip_while(|line| *line != "ran").filter(|line| line.starts_with("failed"));
+        let failed = failed.map(str::to_owned).collect();
+        let warnings = self.machine.sh(WARNINGS)?.lines().map(str::to_owned).collect();
+        Ok(Well { after, said: Said::by(&self.machine)?, failed, warnings })
+    }
+
+    /// Whether an act is at work.
+    pub fn runs(&self, act: &str) -> Result<bool> {
+        let group = format!("/sys/fs/cgroup/system.slice/edge-bootstrap-act-{act}.service/cgroup.procs");
+        Ok(self.machine.read_file(&group)?.is_some_and(|processes| !processes.is_empty()))
     }
 
     /// What is not yet as it shall be; `None` when everything is.
     fn missing(&self) -> Result<Option<String>> {
-        let seen = self.machine.sh(
-            "cat /run/edge-bootstrap/status.json 2>/dev/null || echo null; echo ---; cat /var/lib/edge-bootstrap/inventory.json 2>/dev/null || echo null; echo ---; tail -n 3 /run/lab-pods/said 2>/dev/null || true",
-        )?;
-        let mut parts = seen.split("\n---");
-        let mut part = || parts.next().unwrap_or_default().trim();
-        let status: Value = serde_json::from_str(part()).unwrap_or_default();
+        let status = self.json("/run/edge-bootstrap/status.json")?;
         if status["phase"] != "steady" {
             return Ok(Some(format!("steady: {status:#}")));
         }
-        let inventory: Value = serde_json::from_str(part()).unwrap_or_default();
+        let inventory = self.json("/var/lib/edge-bootstrap/inventory.json")?;
         if inventory["body"]["archives"][&self.archive].is_null() {
             return Ok(Some(format!("an image of the archive: {inventory:#}")));
         }
-        if inventory["body"]["boot"]["suspect"] == true {
+        if inventory["body"]["boot"]["suspect"] != false {
             return Ok(Some("the look at the images after the power cut".to_owned()));
         }
-        let said = part();
-        Ok((!said.ends_with("ran")).then(|| format!("a container that runs: {said}")))
+        let said = self.machine.read_file(SAID)?.unwrap_or_default();
+        let last = said.lines().last().unwrap_or_default();
+        Ok((last != "ran").then(|| format!("a container that runs: {last}")))
     }
 
     /// What must be so when the host says that it is steady.
@@ -202,7 +208,7 @@ impl Room {
     }
 
     fn json(&self, path: &str) -> Result<Value> {
-        let text = self.machine.sh(&format!("cat {path} 2>/dev/null || echo null"))?;
+        let text = self.machine.read_file(path)?.unwrap_or_default();
         Ok(serde_json::from_str(&text).unwrap_or_default())
     }
 

@@ -81,14 +81,10 @@ leader=$2; shift 2
 exec nsenter -t "$leader" -m -u -i -n -p -C -r -w -- env -i HOME=/root LANG=C.UTF-8 \
   PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$@""#;
 
-/// The first child of `parent` with that command name.
+/// The first child of `parent` with that command name. Asked for very often: the
+/// kernel's own list is read, not all of /proc.
 fn child_of(parent: i32, comm: &str) -> Option<i32> {
-    crate::entries("/proc".as_ref()).into_iter().find_map(|name| {
-        let pid: i32 = name.parse().ok()?;
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // pid (comm) state ppid ...; the name may hold spaces and brackets.
-        let (front, back) = stat.rsplit_once(") ")?;
-        let ppid: i32 = back.split(' ').nth(1)?.parse().ok()?;
-        (ppid == parent && front.ends_with(&format!("({comm}"))).then_some(pid)
-    })
+    let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).ok()?;
+    let mut pids = children.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok());
+    pids.find(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|text| text.trim_end() == comm))
 }

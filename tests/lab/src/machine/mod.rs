@@ -205,6 +205,15 @@ impl Machine {
         Ok(())
     }
 
+    /// The content of a file of the machine that is on; `None` when there is none. Costs it
+    /// far less than a program that shows the file.
+    ///
+    /// # Errors
+    /// As [`Machine::exec`].
+    pub fn read_file(&self, path: &str) -> Result<Option<String>> {
+        self.agent()?.read(path)
+    }
+
     /// Runs a shell script with the root of the machine that is off as its
     /// working directory, with these bytes as its input.
     ///
@@ -308,13 +317,17 @@ impl Machine {
     }
 
     fn cmd(&self, argv: &[&str], input: &[u8], limit: Duration) -> Result<Output> {
+        self.agent()?.exec(argv, input, limit)
+    }
+
+    fn agent(&self) -> Result<Agent> {
         let agent = wait_until(BOOT, "the machine's agent answers", || {
             if !self.is_on() {
                 bail!("{} is off", self.name);
             }
             Ok(Agent::connect(&self.socket()))
         });
-        agent.with_context(|| self.last_words())?.exec(argv, input, limit)
+        agent.with_context(|| self.last_words())
     }
 
     fn process(&self) -> MutexGuard<'_, Option<Child>> {
