@@ -18,7 +18,6 @@ use crate::plan::{self, Inputs, Plan, WaitingOn};
 use crate::report::status::Waiting;
 use crate::role::{self, Assignment};
 use crate::sys::Root;
-use crate::wire::assignment::Payload;
 use crate::wire::secret::sha256_hex;
 
 #[derive(Debug, Args)]
@@ -67,7 +66,7 @@ fn absolute(path: &str) -> String {
 
 fn parse(path: &str, text: &str) -> anyhow::Result<Assignment> {
     if path.ends_with(".toml") {
-        let payload: Payload = toml::from_str(text)?;
+        let payload = crate::wire::written::payload(text)?;
         return Ok(role::validate(&payload, sha256_hex(text.as_bytes()))?);
     }
     Ok(role::parse_payload(text.as_bytes())?)

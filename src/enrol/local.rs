@@ -6,8 +6,8 @@
 use super::EnrolError;
 use crate::role::{Assignment, validate};
 use crate::sys::Root;
-use crate::wire::assignment::Payload;
 use crate::wire::secret::sha256_hex;
+use crate::wire::written;
 
 /// Reads and validates the assignment file at `path`.
 ///
@@ -18,9 +18,9 @@ pub fn assignment(root: &Root, path: &str) -> Result<Assignment, EnrolError> {
         let problem = "is not there, and central.assignment-file names it".to_owned();
         return Err(EnrolError::Unusable { path: path.to_owned(), problem });
     };
-    let payload: Payload = toml::from_str(&text).map_err(|error| EnrolError::Unusable {
+    let payload = written::payload(&text).map_err(|error| EnrolError::Unusable {
         path: path.to_owned(),
-        problem: format!("is not an assignment: {}", explain(&text, &error)),
+        problem: format!("is not an assignment: {error}"),
     })?;
     validate(&payload, sha256_hex(text.as_bytes())).map_err(EnrolError::Invalid)
 }
@@ -38,15 +38,6 @@ pub fn read_secret(root: &Root, path: &str) -> Result<Option<String>, EnrolError
         return Err(EnrolError::Exposed { path: path.to_owned(), mode: stat.mode, owner: stat.uid });
     }
     Ok(root.read_text(path)?)
-}
-
-/// Where and why, without the text of the line: a token may stand there.
-fn explain(text: &str, error: &toml::de::Error) -> String {
-    let at = error.span().map_or(0, |span| span.start);
-    let line = text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1;
-    // Only the parser's own words, without any value that it quotes.
-    let words: String = error.message().split(['`', '"']).step_by(2).collect::<Vec<_>>().join("…");
-    format!("line {line}: {}", words.trim())
 }
 
 #[cfg(test)]

@@ -13,9 +13,10 @@ use thiserror::Error;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::timeout;
-use zbus::Connection;
+use zbus::{Connection, Message};
 
 use super::atomic;
+use super::dbus::Object;
 use super::host;
 use super::root::{FileError, Root};
 use super::systemd::Systemd;
@@ -27,15 +28,12 @@ const KERNEL: &str = "/proc/sys/kernel/hostname";
 /// Limit of one call; hostnamed may have to be started first.
 const CALL: Duration = Duration::from_secs(5);
 
-#[zbus::proxy(
-    interface = "org.freedesktop.hostname1",
-    default_service = "org.freedesktop.hostname1",
-    default_path = "/org/freedesktop/hostname1"
-)]
-trait Hostname {
-    fn set_hostname(&self, name: &str, interactive: bool) -> zbus::Result<()>;
-    fn set_static_hostname(&self, name: &str, interactive: bool) -> zbus::Result<()>;
-}
+/// hostnamed on the bus.
+const HOSTNAMED: Object<'static> = Object {
+    service: "org.freedesktop.hostname1",
+    path: "/org/freedesktop/hostname1",
+    interface: "org.freedesktop.hostname1",
+};
 
 /// A name that could not be set.
 #[derive(Debug, Error)]
@@ -166,20 +164,20 @@ async fn rename(root: &Root, systemd: &Systemd, before: &Names, name: &str) -> R
 }
 
 async fn through_hostnamed(bus: &Connection, before: &Names, name: &str) -> zbus::Result<()> {
-    let hostnamed = HostnameProxy::builder(bus);
-    let hostnamed = hostnamed.cache_properties(zbus::proxy::CacheProperties::No).build().await?;
+    // Nobody is asked for a password.
+    let to = (name, false);
     if !before.fixed_is(name) {
-        in_time(hostnamed.set_static_hostname(name, false)).await?;
+        in_time(HOSTNAMED.call(bus, "SetStaticHostname", &to)).await?;
     }
     if !before.kernel_is(name) {
-        in_time(hostnamed.set_hostname(name, false)).await?;
+        in_time(HOSTNAMED.call(bus, "SetHostname", &to)).await?;
     }
     Ok(())
 }
 
-async fn in_time(call: impl Future<Output = zbus::Result<()>>) -> zbus::Result<()> {
+async fn in_time(call: impl Future<Output = zbus::Result<Message>>) -> zbus::Result<()> {
     let late = |_| zbus::Error::from(std::io::Error::from(std::io::ErrorKind::TimedOut));
-    timeout(CALL, call).await.map_err(late)?
+    timeout(CALL, call).await.map_err(late)?.map(drop)
 }
 
 fn kernel_name(root: &Root) -> Option<String> {

@@ -8,22 +8,18 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
+use super::dbus::{self, Object};
 use super::systemd::Systemd;
 
 /// Limit of the whole question; timedated may have to be started first.
 const LIMIT: Duration = Duration::from_secs(2);
 
-#[zbus::proxy(
-    interface = "org.freedesktop.timedate1",
-    default_service = "org.freedesktop.timedate1",
-    default_path = "/org/freedesktop/timedate1"
-)]
-trait Timedate {
-    #[zbus(property, name = "NTPSynchronized")]
-    fn ntp_synchronized(&self) -> zbus::Result<bool>;
-    #[zbus(property, name = "NTP")]
-    fn ntp(&self) -> zbus::Result<bool>;
-}
+/// timedated on the bus.
+const TIMEDATE: Object<'static> = Object {
+    service: "org.freedesktop.timedate1",
+    path: "/org/freedesktop/timedate1",
+    interface: "org.freedesktop.timedate1",
+};
 
 /// What is known of the clock's keeping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,9 +37,8 @@ pub struct Keeping {
 pub async fn keeping(systemd: &Systemd) -> Result<Keeping, String> {
     let Some(bus) = systemd.bus().await else { return Err("the bus cannot be reached".to_owned()) };
     let ask = async {
-        let timedate = TimedateProxy::builder(&bus);
-        let timedate = timedate.cache_properties(zbus::proxy::CacheProperties::No).build().await?;
-        Ok(Keeping { synchronized: timedate.ntp_synchronized().await?, ntp: timedate.ntp().await? })
+        let synchronized = dbus::value(&TIMEDATE.get(&bus, "NTPSynchronized").await?)?;
+        Ok(Keeping { synchronized, ntp: dbus::value(&TIMEDATE.get(&bus, "NTP").await?)? })
     };
     match timeout(LIMIT, ask).await {
         Ok(answer) => answer.map_err(|error: zbus::Error| format!("timedated: {error}")),

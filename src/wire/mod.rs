@@ -9,6 +9,7 @@ pub mod envelope;
 pub mod report;
 pub mod secret;
 pub mod statement;
+pub mod written;
 
 pub use secret::Secret;
 

@@ -18,7 +18,7 @@ use zbus::{Connection, Message, MessageStream};
 
 use super::error::SystemdError;
 use super::private;
-use super::proxy::{self, MANAGER, ManagerProxy};
+use super::proxy::{self, MANAGER, THE_MANAGER};
 use crate::sys::root::Root;
 
 /// How long a socket may take to let us in. A live bus needs milliseconds.
@@ -148,14 +148,10 @@ async fn handshake(path: &Path, way: Way) -> zbus::Result<Link> {
 
 /// Without a subscriber systemd may send no `JobRemoved` at all.
 async fn subscribe(connection: &Connection) -> zbus::Result<()> {
-    match manager(connection).await?.subscribe().await {
+    match THE_MANAGER.call(connection, "Subscribe", &()).await {
         Err(zbus::Error::MethodError(name, ..)) if name.as_str().ends_with(".AlreadySubscribed") => Ok(()),
-        other => other,
+        other => other.map(drop),
     }
-}
-
-pub(super) async fn manager(connection: &Connection) -> zbus::Result<ManagerProxy<'static>> {
-    ManagerProxy::builder(connection).cache_properties(zbus::proxy::CacheProperties::No).build().await
 }
 
 fn drained(connection: Connection, way: Way) -> Link {

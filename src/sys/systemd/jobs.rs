@@ -14,8 +14,7 @@ use tokio::time::{Instant, sleep_until};
 use zbus::OwnedObjectPath;
 
 use super::connect::Signal;
-use super::proxy::ManagerProxy;
-use super::{Retry, Systemd, SystemdError, UnitState};
+use super::{Ask, Retry, Systemd, SystemdError, UnitState, decoded};
 
 /// How often a job's end is looked for beside the signals.
 const POLL: Duration = Duration::from_secs(1);
@@ -91,16 +90,10 @@ impl Systemd {
     }
 
     async fn submit(&self, verb: Verb, unit: &str) -> Result<OwnedObjectPath, SystemdError> {
-        let call = |it: ManagerProxy<'static>| async move {
-            match verb {
-                Verb::Start => it.start_unit(unit, "replace").await,
-                Verb::Stop => it.stop_unit(unit, "replace").await,
-                Verb::Restart => it.restart_unit(unit, "replace").await,
-            }
-        };
         // Starting or stopping twice is the same as once; restarting is not.
         let retry = if verb == Verb::Restart { Retry::No } else { Retry::Yes };
-        self.manager(verb.method(), unit, retry, call).await
+        let ask = Ask::manager(verb.method(), unit, retry);
+        decoded(ask, &self.manager(ask, &(unit, "replace")).await?)
     }
 
     pub(super) async fn job_end(

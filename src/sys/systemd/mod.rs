@@ -14,13 +14,15 @@ mod transient;
 mod unit;
 mod watch;
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
-use zbus::Connection;
-use zbus::names::InterfaceName;
+use zbus::{Connection, DynamicType, Message, OwnedObjectPath, Type};
 
 pub use connect::Way;
 pub use error::{Cause, SystemdError};
@@ -30,9 +32,10 @@ pub use transient::{Ran, Transient};
 pub use unit::UnitState;
 pub use watch::{Event, Watch};
 
+use super::dbus::{self, Object};
 use super::root::Root;
 use connect::{Link, Ways};
-use proxy::ManagerProxy;
+use proxy::THE_MANAGER;
 use unit::Properties;
 
 /// Limit of one call.
@@ -99,7 +102,7 @@ impl Systemd {
     /// # Errors
     /// When systemd is not reached, or tells no number.
     pub async fn version(&self) -> Result<u32, SystemdError> {
-        let text = self.manager("Version", "", Retry::Yes, |it| async move { it.version().await }).await?;
+        let text = self.told("Version").await?;
         let digits: String =
             text.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect();
         digits.parse().map_err(|_| SystemdError::from_answer("Version", &text, zbus::Error::InvalidReply))
@@ -110,8 +113,7 @@ impl Systemd {
     /// # Errors
     /// When systemd is not reached.
     pub async fn is_stopping(&self) -> Result<bool, SystemdError> {
-        let ask = |it: ManagerProxy<'static>| async move { it.system_state().await };
-        Ok(self.manager("SystemState", "", Retry::Yes, ask).await? == "stopping")
+        Ok(self.told("SystemState").await? == "stopping")
     }
 
     /// State of one unit. A unit without any file has `load` `not-found`.
@@ -119,8 +121,8 @@ impl Systemd {
     /// # Errors
     /// When systemd is not reached or does not know such a name.
     pub async fn unit(&self, name: &str) -> Result<UnitState, SystemdError> {
-        let path =
-            self.manager("LoadUnit", name, Retry::Yes, |it| async move { it.load_unit(name).await }).await?;
+        let ask = Ask::manager("LoadUnit", name, Retry::Yes);
+        let path: OwnedObjectPath = decoded(ask, &self.manager(ask, &name).await?)?;
         let unit = self.properties(name, path.as_str(), proxy::UNIT_INTERFACE).await?;
         let service = match self.properties(name, path.as_str(), proxy::SERVICE_INTERFACE).await {
             Err(SystemdError::Refused { .. }) => Properties::new(),
@@ -128,15 +130,8 @@ impl Systemd {
         };
         let mut state = UnitState::from_properties(name, &unit, &service);
         // The property is a cache of the last load; links may have changed since.
-        match self
-            .manager(
-                "GetUnitFileState",
-                name,
-                Retry::Yes,
-                |it| async move { it.get_unit_file_state(name).await },
-            )
-            .await
-        {
+        let ask = Ask::manager("GetUnitFileState", name, Retry::Yes);
+        match self.manager(ask, &name).await.and_then(|answer| decoded(ask, &answer)) {
             Ok(now) => state.file_state = now,
             Err(SystemdError::Refused { .. }) => {}
             Err(error) => return Err(error),
@@ -149,9 +144,8 @@ impl Systemd {
     /// # Errors
     /// When systemd is not reached or not done within [`RELOAD`].
     pub async fn reload(&self) -> Result<(), SystemdError> {
-        let call = |bus| async move { connect::manager(&bus).await?.reload().await };
-        let ask = Ask { method: "Reload", object: "", limit: RELOAD, retry: Retry::No };
-        self.call(ask, call).await
+        let ask = Ask { limit: RELOAD, ..Ask::manager("Reload", "", Retry::No) };
+        self.manager(ask, &()).await.map(drop)
     }
 
     /// Makes a unit's boot links. The links, also those that were there, are
@@ -160,10 +154,9 @@ impl Systemd {
     /// # Errors
     /// When systemd is not reached or refuses.
     pub async fn enable(&self, name: &str) -> Result<Vec<LinkChange>, SystemdError> {
-        let files = [name];
-        let call =
-            |it: ManagerProxy<'static>| async move { it.enable_unit_files(&files, false, false).await };
-        Ok(self.manager("EnableUnitFiles", name, Retry::Yes, call).await?.1)
+        let ask = Ask::manager("EnableUnitFiles", name, Retry::Yes);
+        let (_, changes): (bool, _) = decoded(ask, &self.manager(ask, &(&[name][..], false, false)).await?)?;
+        Ok(changes)
     }
 
     /// Removes a unit's boot links.
@@ -171,9 +164,8 @@ impl Systemd {
     /// # Errors
     /// When systemd is not reached or refuses.
     pub async fn disable(&self, name: &str) -> Result<Vec<LinkChange>, SystemdError> {
-        let files = [name];
-        let call = |it: ManagerProxy<'static>| async move { it.disable_unit_files(&files, false).await };
-        self.manager("DisableUnitFiles", name, Retry::Yes, call).await
+        let ask = Ask::manager("DisableUnitFiles", name, Retry::Yes);
+        decoded(ask, &self.manager(ask, &(&[name][..], false)).await?)
     }
 
     /// Forgets a unit's failure, so that systemd allows starts again.
@@ -181,13 +173,7 @@ impl Systemd {
     /// # Errors
     /// When systemd is not reached or refuses.
     pub async fn reset_failed(&self, name: &str) -> Result<(), SystemdError> {
-        self.manager(
-            "ResetFailedUnit",
-            name,
-            Retry::Yes,
-            |it| async move { it.reset_failed_unit(name).await },
-        )
-        .await
+        self.manager(Ask::manager("ResetFailedUnit", name, Retry::Yes), &name).await.map(drop)
     }
 
     async fn properties(
@@ -196,42 +182,41 @@ impl Systemd {
         path: &str,
         interface: &'static str,
     ) -> Result<Properties, SystemdError> {
-        let ask = Ask { method: "GetAll", object: name, limit: CALL, retry: Retry::Yes };
-        self.call(ask, |bus| get_all(bus, path, interface)).await
+        let ask = Ask::manager("GetAll", name, Retry::Yes);
+        let unit = Object { service: proxy::SERVICE, path, interface };
+        let answer = self.call(ask, &|bus| Box::pin(async move { unit.get_all(&bus).await })).await?;
+        decoded(ask, &answer)
     }
 
-    async fn manager<T, F: Future<Output = zbus::Result<T>>>(
+    /// A property of the manager that is a text.
+    async fn told(&self, name: &'static str) -> Result<String, SystemdError> {
+        let ask = Ask::manager(name, "", Retry::Yes);
+        let answer =
+            self.call(ask, &|bus| Box::pin(async move { THE_MANAGER.get(&bus, name).await })).await?;
+        dbus::value(&answer).map_err(|error| SystemdError::from_answer(name, "", error))
+    }
+
+    /// One method of the manager, with the arguments in `body`.
+    async fn manager<B: Serialize + DynamicType + Sync>(
         &self,
-        method: &'static str,
-        object: &str,
-        retry: Retry,
-        call: impl Fn(ManagerProxy<'static>) -> F,
-    ) -> Result<T, SystemdError> {
-        let call = &call;
-        let over = |bus| async move { call(connect::manager(&bus).await?).await };
-        self.call(Ask { method, object, limit: CALL, retry }, over).await
+        ask: Ask<'_>,
+        body: &B,
+    ) -> Result<Message, SystemdError> {
+        self.call(ask, &|bus| Box::pin(async move { THE_MANAGER.call(&bus, ask.method, body).await })).await
     }
 
     /// One call; when its connection proves dead, once more over a new one.
-    async fn call<T, F: Future<Output = zbus::Result<T>>>(
-        &self,
-        ask: Ask<'_>,
-        call: impl Fn(Connection) -> F,
-    ) -> Result<T, SystemdError> {
-        match self.call_once(ask, &call).await {
+    async fn call(&self, ask: Ask<'_>, call: &Call<'_>) -> Result<Message, SystemdError> {
+        match self.call_once(ask, call).await {
             // A first failure to connect has tried every way already.
             Err(SystemdError::Timeout { .. } | SystemdError::Lost { .. }) if ask.retry == Retry::Yes => {
-                self.call_once(ask, &call).await
+                self.call_once(ask, call).await
             }
             other => other,
         }
     }
 
-    async fn call_once<T, F: Future<Output = zbus::Result<T>>>(
-        &self,
-        ask: Ask<'_>,
-        call: &impl Fn(Connection) -> F,
-    ) -> Result<T, SystemdError> {
+    async fn call_once(&self, ask: Ask<'_>, call: &Call<'_>) -> Result<Message, SystemdError> {
         let link = self.link().await?;
         let (method, seconds) = (ask.method, ask.limit.as_secs());
         let error = match timeout(ask.limit, call(link.connection.clone())).await {
@@ -287,10 +272,14 @@ impl Systemd {
     }
 }
 
-async fn get_all(bus: Connection, path: &str, interface: &'static str) -> zbus::Result<Properties> {
-    let all = zbus::fdo::PropertiesProxy::builder(&bus).destination(proxy::SERVICE).path(path);
-    let all = all.cache_properties(zbus::proxy::CacheProperties::No).build().await?;
-    Ok(all.get_all(InterfaceName::try_from(interface)?).await?)
+/// Asks over the connection that it is given. One type for all calls: what
+/// stands around them is compiled once.
+type Call<'a> =
+    dyn Fn(Connection) -> Pin<Box<dyn Future<Output = zbus::Result<Message>> + Send + 'a>> + Sync + 'a;
+
+/// What an answer holds.
+fn decoded<T: DeserializeOwned + Type>(ask: Ask<'_>, answer: &Message) -> Result<T, SystemdError> {
+    answer.body().deserialize().map_err(|error| SystemdError::from_answer(ask.method, ask.object, error))
 }
 
 /// One call: its method, what it is about, and its limits.
@@ -300,6 +289,13 @@ struct Ask<'a> {
     object: &'a str,
     limit: Duration,
     retry: Retry,
+}
+
+impl<'a> Ask<'a> {
+    /// About `object`, with the usual limit.
+    fn manager(method: &'static str, object: &'a str, retry: Retry) -> Self {
+        Self { method, object, limit: CALL, retry }
+    }
 }
 
 /// Whether a call may be made twice when nobody knows if it arrived.

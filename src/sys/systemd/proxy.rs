@@ -1,9 +1,11 @@
 //! systemd's D-Bus interface, under systemd's own names.
 //!
-//! Owns signatures only. Properties are read with `GetAll` (see `unit`), so
+//! Owns names and types only. Properties are read with `GetAll` (see `unit`), so
 //! that one which an old systemd does not have is absent instead of an error.
 
-use zbus::{OwnedObjectPath, Variant};
+use zbus::Variant;
+
+use crate::sys::dbus::Object;
 
 /// Where systemd answers on the bus; ignored peer to peer.
 pub const SERVICE: &str = "org.freedesktop.systemd1";
@@ -22,41 +24,9 @@ pub type LinkChange = (String, String, String);
 /// Properties of a unit that is to be made: name and value.
 pub type UnitProperties<'a> = Vec<(&'a str, Variant<'a>)>;
 
-#[zbus::proxy(
-    interface = "org.freedesktop.systemd1.Manager",
-    default_service = "org.freedesktop.systemd1",
-    default_path = "/org/freedesktop/systemd1"
-)]
-pub trait Manager {
-    fn subscribe(&self) -> zbus::Result<()>;
-    fn load_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
-    fn start_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
-    fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
-    fn restart_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
-    fn start_transient_unit(
-        &self,
-        name: &str,
-        mode: &str,
-        properties: UnitProperties<'_>,
-        aux: Vec<(&str, UnitProperties<'_>)>,
-    ) -> zbus::Result<OwnedObjectPath>;
-    fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
-    fn reload(&self) -> zbus::Result<()>;
-    fn get_unit_file_state(&self, file: &str) -> zbus::Result<String>;
-    fn enable_unit_files(
-        &self,
-        files: &[&str],
-        runtime: bool,
-        force: bool,
-    ) -> zbus::Result<(bool, Vec<LinkChange>)>;
-    fn disable_unit_files(&self, files: &[&str], runtime: bool) -> zbus::Result<Vec<LinkChange>>;
-
-    #[zbus(property(emits_changed_signal = "false"))]
-    fn version(&self) -> zbus::Result<String>;
-
-    #[zbus(property(emits_changed_signal = "false"))]
-    fn system_state(&self) -> zbus::Result<String>;
-}
+/// The manager.
+pub(super) const THE_MANAGER: Object<'static> =
+    Object { service: SERVICE, path: MANAGER, interface: "org.freedesktop.systemd1.Manager" };
 
 /// Object path of a unit: every byte that is no ASCII letter or digit, and a
 /// leading digit, becomes `_` and two hex digits.

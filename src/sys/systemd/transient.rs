@@ -10,8 +10,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 use zbus::{OwnedObjectPath, Variant};
 
-use super::proxy::ManagerProxy;
-use super::{Retry, Systemd, SystemdError, UnitState};
+use super::proxy::UnitProperties;
+use super::{Ask, Retry, Systemd, SystemdError, UnitState, decoded};
 
 /// Beyond its limit systemd kills the program; this long we wait for that.
 const GRACE: Duration = Duration::from_secs(5);
@@ -124,15 +124,15 @@ impl Systemd {
     }
 
     async fn submit_transient(&self, transient: &Transient) -> Result<OwnedObjectPath, SystemdError> {
-        let call = |it: ManagerProxy<'static>| async move {
-            it.start_transient_unit(&transient.unit, "fail", properties(transient), Vec::new()).await
-        };
-        self.manager("StartTransientUnit", &transient.unit, Retry::Yes, call).await
+        let ask = Ask::manager("StartTransientUnit", &transient.unit, Retry::Yes);
+        let others: Vec<(&str, UnitProperties<'_>)> = Vec::new();
+        let body = (transient.unit.as_str(), "fail", properties(transient), others);
+        decoded(ask, &self.manager(ask, &body).await?)
     }
 }
 
 /// Properties as systemd's D-Bus interface names them; each is there since 219.
-fn properties(transient: &Transient) -> Vec<(&'static str, Variant<'static>)> {
+fn properties(transient: &Transient) -> UnitProperties<'static> {
     let program = transient.command.first().cloned().unwrap_or_default();
     let micros = u64::try_from(transient.limit.as_micros()).unwrap_or(u64::MAX);
     vec![

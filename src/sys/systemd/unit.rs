@@ -53,6 +53,14 @@ pub struct UnitState {
     pub exit_status: Option<i32>,
     /// What the service says about itself (`STATUS=`).
     pub status: String,
+    /// Units that must be up for it.
+    pub requires: Vec<String>,
+    /// Units that it goes down with at once.
+    pub binds_to: Vec<String>,
+    /// When it last left `active`, monotonic microseconds; 0 when never.
+    pub active_until_us: u64,
+    /// When it last became `inactive` or `failed`, monotonic microseconds; 0 when never.
+    pub inactive_since_us: u64,
     /// When it entered its state, monotonic microseconds; 0 when never.
     pub since_monotonic_us: u64,
     /// When it entered its state, microseconds since 1970; 0 when never.
@@ -81,6 +89,10 @@ impl UnitState {
             command: first_command(service),
             exit_status: value(service, "ExecMainStatus"),
             status: text(service, "StatusText"),
+            requires: texts(unit, "Requires"),
+            binds_to: texts(unit, "BindsTo"),
+            active_until_us: value(unit, "ActiveExitTimestampMonotonic").unwrap_or(0),
+            inactive_since_us: value(unit, "InactiveEnterTimestampMonotonic").unwrap_or(0),
             since_monotonic_us: value(unit, "StateChangeTimestampMonotonic").unwrap_or(0),
             since_unix_us: value(unit, "StateChangeTimestamp").unwrap_or(0),
         }
