@@ -1,6 +1,9 @@
-//! Sizes of a thin pool: of a new one, and of what a full one is given.
+//! Numbers of a thin pool: sizes of a new one, what a full one is given, how long
+//! work on it may take, and how often it is repaired.
 //!
 //! Owns the numbers. Pure; what is done with them is `boot/storage`'s.
+
+use std::time::Duration;
 
 /// Metadata never need more: containerd holds some hundred devices, and
 /// `thin_metadata_size` asks 264 MiB for 1 TiB in chunks of 128 KiB.
@@ -121,6 +124,43 @@ pub fn is_blank(end: &[u8], is_first: bool) -> bool {
     is_first && is_header && zero(before) && zero(after)
 }
 
+/// How long a program may take that checks or repairs metadata of `metadata`
+/// bytes: ten minutes, and ten more for each GiB begun. That is 1.7 MiB/s, which
+/// slow disks read at random.
+#[must_use]
+pub fn patience(metadata: u64) -> Duration {
+    Duration::from_mins(10 + 10 * metadata.div_ceil(1 << 30).min(METADATA_LARGEST >> 30))
+}
+
+/// How long an act may take in all before systemd ends it: longer than all its
+/// programs, so that it is they who run out of time and the act can say so.
+#[must_use]
+pub fn patience_with_an_act() -> Duration {
+    PROGRAMS * patience(METADATA_LARGEST)
+}
+
+/// Programs of one act that check metadata: down, up, repair, up.
+const PROGRAMS: u32 = 4;
+/// The kernel takes no more (kernel: `THIN_METADATA_MAX_SECTORS`, just below).
+const METADATA_LARGEST: u64 = 16 << 30;
+/// How often a repair is begun within [`TERM`].
+const OFTEN: usize = 2;
+/// In seconds.
+const TERM: u64 = 86_400;
+
+/// Why no further repair is begun, as the end of a sentence; `None`: it may be.
+/// `begun` are those that have not brought the pool up, each with its boot and
+/// its time in seconds since 1970; `past` is a time that is surely past, so that
+/// a clock that jumped ends no term.
+#[must_use]
+pub fn repaired_enough(begun: &[(&str, u64)], boot_id: &str, past: u64) -> Option<&'static str> {
+    if begun.iter().any(|(boot, _)| *boot == boot_id) {
+        return Some("in this boot");
+    }
+    let recent = begun.iter().filter(|(_, at)| past < at.saturating_add(TERM)).count();
+    (recent >= OFTEN).then_some("twice within a day")
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 mod tests {
@@ -164,6 +204,25 @@ mod tests {
         end[512] = b'L';
         assert!(!is_blank(&end, true));
         assert!(!is_blank(&[0, 0, 7], true));
+    }
+
+    #[test]
+    fn large_metadata_have_more_time_and_an_act_more_than_its_programs() {
+        assert_eq!(patience(8 * MIB), Duration::from_mins(20));
+        assert_eq!(patience(2 * GIB), Duration::from_mins(30));
+        assert_eq!(patience(u64::MAX), Duration::from_mins(170));
+        assert!(patience_with_an_act() >= 4 * patience(16 * GIB));
+    }
+
+    #[test]
+    fn a_repair_is_begun_once_in_a_boot_and_twice_a_day_by_what_is_surely_past() {
+        let day = 86_400;
+        assert_eq!(repaired_enough(&[], "one", 5), None);
+        assert_eq!(repaired_enough(&[("one", 5)], "one", 9 * day), Some("in this boot"));
+        assert_eq!(repaired_enough(&[("one", 5)], "two", 6), None);
+        let twice = [("one", 5), ("two", 9)];
+        assert_eq!(repaired_enough(&twice, "three", 4 + day), Some("twice within a day"));
+        assert_eq!(repaired_enough(&twice, "three", 5 + day), None);
     }
 
     proptest! {

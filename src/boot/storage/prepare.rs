@@ -1,12 +1,14 @@
 //! The work on a thin pool within a pass, before anything is written or started.
 //!
-//! Owns when each act runs, how long it may take, what a failure becomes, and
-//! that containerd is started anew when its pool came up after it: it never
-//! tries again by itself (containerd: plugins/snapshots/devmapper). Stops no
-//! pass: the gate keeps containerd from a pool that is not up.
+//! Owns when each act runs, how long a pass waits for it, how often it is tried,
+//! what a failure becomes, and that containerd is started anew when its pool came
+//! up after it: it never tries again by itself (containerd:
+//! plugins/snapshots/devmapper). Stops no pass: the gate keeps containerd from a
+//! pool that is not up.
 
 use std::time::Duration;
 
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::super::act::{self, ActError};
@@ -15,17 +17,21 @@ use super::pool::record::{self, Ended};
 use super::turn;
 use crate::error::Chain;
 use crate::facts::{Fact, HostFacts};
-use crate::plan::{CheckedPlan, PoolAct, PoolSpace, Refusal, units};
+use crate::plan::{CheckedPlan, PoolAct, PoolSpace, Refusal, pool, units};
 use crate::sys::{Root, clock};
 
-/// How long a pool may take to come up before READY.
+/// How long READY waits for a pool to come up. The act goes on after that, and is
+/// found again: a check of large metadata takes minutes.
 const BEFORE_READY: Duration = Duration::from_secs(15);
-/// How long each act may take afterwards; a check of large metadata takes minutes.
+/// How long a later pass waits for an act.
 const AFTER_READY: Duration = Duration::from_mins(10);
 /// After which a failed activation is tried again, in seconds: a disk may be late.
 const SOON: u64 = 30;
-/// The same for the other acts: what made them fail is a person's to change.
+/// The same for the other acts, and for metadata that did not pass their check:
+/// what made them fail is a person's to change.
 const LATER: u64 = 300;
+/// How often an act is begun in a boot that ends without a result.
+const TRIES: u32 = 2;
 /// Acts after which a pool is up that was not.
 const RAISING: [&str; 3] = [CREATE, ACTIVATE, REPAIR];
 const CREATE: &str = "create-pool";
@@ -51,8 +57,7 @@ pub(in crate::boot) async fn prepare(
         if !is_late && !matches!(planned, PoolAct::Activate { .. }) {
             break;
         }
-        let limit = if is_late { AFTER_READY } else { BEFORE_READY };
-        match run(agent, planned, limit).await {
+        match carry_out(agent, planned, is_late).await {
             // Also when it found the work done: the plan did not know.
             Ok(()) => is_outdated = true,
             Err(refusal) => {
@@ -66,27 +71,73 @@ pub(in crate::boot) async fn prepare(
     }
 }
 
-/// Runs one act, unless it failed a moment ago.
-async fn run(agent: &Agent, planned: &PoolAct, limit: Duration) -> Result<(), Refusal> {
-    let (name, words) = command(planned);
-    if let Some(refusal) = failed_lately(record::read(&agent.root, name), name, clock::since_boot().as_secs())
-    {
-        return Err(refusal);
+/// Runs one act, and where its failure asks for another one, that.
+async fn carry_out(agent: &Agent, planned: &PoolAct, is_late: bool) -> Result<(), Refusal> {
+    let wait = if is_late { AFTER_READY } else { BEFORE_READY };
+    let Err(refusal) = run(agent, planned, wait).await else { return Ok(()) };
+    match cure(planned, &refusal) {
+        Some(cure) if is_late => run(agent, &cure, wait).await,
+        _ => Err(refusal),
     }
-    let ran = act::run_act((&agent.root, &agent.systemd), name, &words, limit).await;
-    let ended = record::read(&agent.root, name);
+}
+
+/// Metadata that did not pass LVM's check are repaired. The plan cannot know: a
+/// pool that is down tells nothing of them.
+fn cure(planned: &PoolAct, refusal: &Refusal) -> Option<PoolAct> {
+    match planned {
+        PoolAct::Activate { pool } if refusal.code == "EB-pool-check" => {
+            Some(PoolAct::Repair { pool: pool.clone() })
+        }
+        _ => None,
+    }
+}
+
+/// Runs one act, unless it failed a moment ago or too often; waits for it where
+/// it runs already. Never two at once: a pool that is being repaired is down, and
+/// looks as if it had to be brought up.
+async fn run(agent: &Agent, planned: &PoolAct, wait: Duration) -> Result<(), Refusal> {
+    let (name, words) = command(planned);
+    match running(agent).await {
+        Some(other) if other != name => return Err(goes_on(other)),
+        Some(_) => {}
+        None => {
+            let last = record::read(&agent.root, name);
+            held_back(last, name, clock::monotonic().as_secs()).map_or(Ok(()), Err)?;
+        }
+    }
+    let act = act::run_act((&agent.root, &agent.systemd), name, &words, pool::patience_with_an_act());
+    match timeout(wait, act).await {
+        Ok(ran) => outcome(name, ran, record::read(&agent.root, name)),
+        Err(_) => Err(goes_on(name)),
+    }
+}
+
+/// The act that runs: an earlier pass, or an earlier daemon, has not seen its
+/// end. One that systemd does not tell of counts as ended: then its budget decides.
+async fn running(agent: &Agent) -> Option<&'static str> {
+    for name in [CREATE, ACTIVATE, REPAIR, EXTEND] {
+        let is_open = record::read(&agent.root, name).is_some_and(|last| last.is_open);
+        if is_open && agent.systemd.unit(&act::unit(name)).await.is_ok_and(|unit| !unit.is_down()) {
+            return Some(name);
+        }
+    }
+    None
+}
+
+/// What an act that ended becomes.
+fn outcome(name: &str, ran: Result<(), ActError>, ended: Option<Ended>) -> Result<(), Refusal> {
     match (ran, ended) {
-        (Ok(()), Some(ended)) => {
+        (Ok(()), Some(ended)) if ended.refusal.is_none() => {
             if ended.changed {
                 info!(EDGE_STEP = "pool", EDGE_REASON = %ended.done, "thin pool: {name} done");
             }
             Ok(())
         }
-        (Err(ActError::Failed { .. }), Some(Ended { refusal: Some(refusal), .. })) => {
+        (Ok(()) | Err(ActError::Failed { .. }), Some(Ended { refusal: Some(refusal), .. })) => {
             warn!(EDGE_STEP = "pool", EDGE_CODE = %refusal.code, EDGE_REASON = %refusal.reason, "thin pool: {name} not done, retrying later");
             Err(refusal)
         }
-        (Ok(()), None) => Err(unseen(name, "it left no word of its end")),
+        (Ok(()), _) => Err(unseen(name, "it left no word of its end")),
         (Err(error), _) => {
             warn!(EDGE_STEP = "pool", EDGE_REASON = %Chain(&error), "thin pool: {name} not done, retrying in the next pass");
             Err(unseen(name, &Chain(&error).to_string()))
@@ -115,11 +166,17 @@ fn command(planned: &PoolAct) -> (&'static str, Vec<String>) {
     (name, words)
 }
 
-/// What it was refused for, while it is too early to ask again.
-fn failed_lately(ended: Option<Ended>, name: &str, now_s: u64) -> Option<Refusal> {
-    let ended = ended?;
-    let pause = if name == ACTIVATE { SOON } else { LATER };
-    ended.refusal.filter(|_| now_s.saturating_sub(ended.at_s) < pause)
+/// What it was refused for, while it is too early to begin it again, or was
+/// begun often enough in this boot.
+fn held_back(last: Option<Ended>, name: &str, now_s: u64) -> Option<Refusal> {
+    let last = last?;
+    let refusal = last.refusal?;
+    let tries = if name == REPAIR { 1 } else { TRIES };
+    let is_final = name == REPAIR && refusal.code == "EB-pool-failed";
+    let is_soon = name == ACTIVATE && refusal.code != "EB-pool-check";
+    let pause = if is_soon { SOON } else { LATER };
+    let is_early = !last.is_open && now_s.saturating_sub(last.at_s) < pause;
+    (last.tries >= tries || is_final || is_early).then_some(refusal)
 }
 
 /// A pool that only waits for more room still works.
@@ -131,7 +188,12 @@ fn severity(planned: &PoolAct, facts: &HostFacts) -> Severity {
 
 fn unseen(name: &str, why: &str) -> Refusal {
     let next = format!("it is tried again by itself; journalctl -u {}", act::unit(name));
-    Refusal::new("EB-pool-failed", format!("{name}: {why}"), next)
+    Refusal::new("EB-pool-act", format!("{name}: {why}"), next)
+}
+
+fn goes_on(name: &str) -> Refusal {
+    let next = format!("wait: large metadata take minutes; journalctl -fu {}", act::unit(name));
+    Refusal::new("EB-pool-act", format!("{name} has not ended yet and goes on"), next)
 }
 
 /// Why a containerd that runs must be started anew: its pool came up after it.
@@ -142,6 +204,7 @@ pub(in crate::boot) fn restart(root: &Root, checked: &CheckedPlan, facts: &HostF
     let unit = facts.runtime.units.get(name).and_then(Fact::known).filter(|unit| unit.main_pid != 0)?;
     let ends = RAISING.into_iter().filter_map(|act| record::read(root, act));
     let up_at = ends.filter(|ended| ended.changed && ended.pool == *pool).map(|ended| ended.at_s).max()?;
+    // Both by CLOCK_MONOTONIC: one that counts suspends would be ahead for good.
     (unit.since_monotonic_s < up_at).then(|| format!("the thin pool {pool} came up after it"))
 }
 
@@ -158,7 +221,13 @@ mod tests {
             changed: code.is_none(),
             done: String::new(),
             refusal: code.map(|code| Refusal::new(code, "why", "what")),
+            is_open: false,
+            tries: 0,
         }
+    }
+
+    fn killed(tries: u32) -> Ended {
+        Ended { is_open: true, tries, ..ended(5, Some("EB-pool-act")) }
     }
 
     #[test]
@@ -173,11 +242,50 @@ mod tests {
 
     #[test]
     fn what_failed_a_moment_ago_is_told_again_and_not_done_again() {
-        assert_eq!(failed_lately(None, CREATE, 9), None);
-        assert_eq!(failed_lately(Some(ended(5, None)), CREATE, 9), None);
-        let failed = || Some(ended(5, Some("EB-pool-space")));
-        assert_eq!(failed_lately(failed(), CREATE, 304).unwrap().code, "EB-pool-space");
-        assert_eq!(failed_lately(failed(), CREATE, 305), None);
-        assert_eq!(failed_lately(failed(), ACTIVATE, 35), None);
+        assert_eq!(held_back(None, CREATE, 9), None);
+        assert_eq!(held_back(Some(ended(5, None)), CREATE, 9), None);
+        let failed = |code| Some(ended(5, Some(code)));
+        assert_eq!(held_back(failed("EB-pool-space"), CREATE, 304).unwrap().code, "EB-pool-space");
+        assert_eq!(held_back(failed("EB-pool-space"), CREATE, 305), None);
+        assert_eq!(held_back(failed("EB-pool-inactive"), ACTIVATE, 35), None);
+        assert!(held_back(failed("EB-pool-check"), ACTIVATE, 35).is_some(), "each time is a whole check");
+        assert_eq!(held_back(failed("EB-pool-check"), REPAIR, 305), None);
+        assert!(held_back(failed("EB-pool-failed"), REPAIR, 90_000).is_some(), "a person's, until a reboot");
+    }
+
+    #[test]
+    fn an_act_without_a_result_is_begun_twice_in_a_boot_and_a_repair_once() {
+        assert_eq!(held_back(Some(killed(1)), ACTIVATE, 6), None);
+        assert_eq!(held_back(Some(killed(2)), ACTIVATE, 90_000).unwrap().code, "EB-pool-act");
+        assert_eq!(held_back(Some(killed(1)), REPAIR, 90_000).unwrap().code, "EB-pool-act");
+        let hung = Ended { tries: 2, ..ended(5, Some("EB-pool-act")) };
+        assert_eq!(held_back(Some(hung), ACTIVATE, 90_000).unwrap().code, "EB-pool-act");
+    }
+
+    #[test]
+    fn what_was_killed_is_no_success_and_tells_what_a_person_does() {
+        let gone = |result: &str| {
+            Err(ActError::Failed {
+                name: REPAIR.into(),
+                unit: act::unit(REPAIR),
+                result: result.into(),
+                status: None,
+            })
+        };
+        for ran in [gone("timeout"), gone("signal"), Ok(())] {
+            assert_eq!(outcome(REPAIR, ran, Some(killed(1))).unwrap_err().code, "EB-pool-act");
+        }
+        assert!(outcome(REPAIR, Ok(()), Some(ended(5, None))).is_ok());
+        assert_eq!(outcome(REPAIR, Ok(()), None).unwrap_err().code, "EB-pool-act");
+    }
+
+    #[test]
+    fn a_pool_that_did_not_pass_its_check_is_repaired_and_no_other() {
+        let pool = || "edge-thinpool".to_owned();
+        let refusal = |code| Refusal::new(code, "why", "what");
+        let activate = PoolAct::Activate { pool: pool() };
+        assert_eq!(cure(&activate, &refusal("EB-pool-check")), Some(PoolAct::Repair { pool: pool() }));
+        assert_eq!(cure(&activate, &refusal("EB-pool-inactive")), None);
+        assert_eq!(cure(&PoolAct::Repair { pool: pool() }, &refusal("EB-pool-check")), None);
     }
 }

@@ -57,6 +57,8 @@ fn a_pool_without_room_for_metadata_is_told_extended_and_has_lost_nothing() {
         .sh("vgcreate -q -s 1M edge /dev/vdb
              lvcreate -q --yes --type thin-pool -n thinpool -L 600M --poolmetadatasize 2M --chunksize 64k -Zn edge")
         .unwrap();
+    // The older device is looked at first, and nobody has it open.
+    thin(&machine, "edge-thinpool", (2, 16));
     thin(&machine, "edge-thinpool", (1, 400));
     let digest = written(&machine, "thin1");
     machine
@@ -74,6 +76,8 @@ fn a_pool_without_room_for_metadata_is_told_extended_and_has_lost_nothing() {
         ("EB-pool-check", true),
         "{said}"
     );
+    // Not one of them is removed where any is in use.
+    machine.sh("dmsetup info thin2 && dmsetup remove --retry thin2").unwrap();
     let said = done(&machine, "extend-pool --pool edge-thinpool");
     assert!(said.contains("metadata +"), "{said}");
     let line = status(&machine, "edge-thinpool");
@@ -108,14 +112,89 @@ fn damaged_metadata_are_repaired_once_with_the_old_ones_kept() {
     assert!(said.contains("was repaired before") && said.contains("lvremove edge/thinpool_meta0"), "{said}");
 }
 
-/// Destroys one block of the metadata that thin_check misses and thin_repair
-/// makes again: which one it is, is tried on copies.
-fn damage(machine: &Machine) {
+#[test]
+fn a_pool_that_the_kernel_wants_checked_is_checked_and_repaired_only_where_a_check_fails() {
+    let lab = Lab::open("poolcheck").unwrap();
+    let machine = with_disks(&lab, &[1024]);
+    done(&machine, "create-pool --pool edge-thinpool --device /dev/vdb");
+    thin(&machine, "edge-thinpool", (1, 256));
+    let digest = written(&machine, "thin1");
+    fail_a_commit(&machine, 32);
+    let (code, said) = refused(&machine, "extend-pool --pool edge-thinpool");
+    assert_eq!(code, "EB-pool-check", "{said}");
+    machine.sh("/usr/bin/edge-bootstrap act look-at-storage --pool edge-thinpool").unwrap();
+    let seen = machine.sh("cat /run/edge-bootstrap/storage.json").unwrap();
+    assert!(seen.contains("\"needs_check\":true"), "{seen}");
+
+    let said = done(&machine, "repair-pool --pool edge-thinpool");
+    assert!(said.contains("was checked and is up"), "{said}");
+    back(&machine, &digest);
+    assert!(!lvm(&machine, "lvs -a", "lv_name", "edge").contains("_meta0"));
+
+    // Down for a reason that has nothing to do with its metadata.
     machine
-        .sh("lvchange -an edge/thinpool
-             lvchange -q --yes -ay edge/thinpool_tmeta
-             M=/dev/mapper/edge-thinpool_tmeta
-             dd if=$M of=/tmp/whole bs=4k count=2048 status=none; thin_dump $M >/tmp/dump
+        .sh("dmsetup remove --retry thin1; lvchange -q -an edge/thinpool; lvchange -q -ky edge/thinpool")
+        .unwrap();
+    let number = lvm(&machine, "vgs", "vg_seqno", "edge");
+    let (code, said) = refused(&machine, "repair-pool --pool edge-thinpool");
+    assert_eq!((code.as_str(), said.contains("is not active")), ("EB-pool-inactive", true), "{said}");
+    assert_eq!(lvm(&machine, "vgs", "vg_seqno", "edge"), number, "it was changed all the same");
+    machine.sh("lvchange -q -kn edge/thinpool").unwrap();
+    done(&machine, "activate-pool --pool edge-thinpool");
+
+    // The kernel wants a check, and that one does not pass.
+    back(&machine, &digest);
+    fail_a_commit(&machine, 64);
+    break_a_block(&machine);
+    let said = done(&machine, "repair-pool --pool edge-thinpool");
+    assert!(said.contains("was repaired and is up"), "{said}");
+    back(&machine, &digest);
+    let kept = "lvchange -q -ay edge/thinpool_meta0; thin_check -q /dev/edge/thinpool_meta0 && echo whole || echo damaged";
+    assert_eq!(machine.sh(kept).unwrap(), "damaged");
+}
+
+/// Has the kernel set `needs_check`: the device below the metadata fails writes
+/// while a write to new blocks is committed. Then it is well again.
+fn fail_a_commit(machine: &Machine, at_mib: u32) {
+    machine
+        .sh(&format!(
+            "modprobe dm_flakey
+             put() {{ dmsetup suspend $M; dmsetup load $M --table \"$1\"; dmsetup resume $M; }}
+             M=edge-thinpool_tmeta
+             well=$(dmsetup table $M); set -- $well
+             put \"$1 $2 flakey $4 $5 0 3600 1 error_writes\"
+             dd if=/dev/urandom of=/dev/mapper/thin1 bs=1M seek={at_mib} count=4 conv=notrunc,fsync status=none 2>/dev/null || true
+             i=0; until dmsetup status edge-thinpool | grep -q needs_check; do i=$((i + 1)); [ $i -lt 100 ]; sleep 0.1; done
+             put \"$well\""
+        ))
+        .unwrap();
+    let line = status(machine, "edge-thinpool");
+    assert!(line.contains(" ro ") && line.contains(" needs_check "), "{line}");
+}
+
+/// The pool takes writes, and what was written before is there.
+fn back(machine: &Machine, digest: &str) {
+    let line = status(machine, "edge-thinpool");
+    assert!(line.contains(" rw ") && !line.contains("needs_check"), "{line}");
+    machine
+        .sh("dmsetup info thin1 >/dev/null 2>&1 || dmsetup create thin1 --table '0 524288 thin /dev/mapper/edge-thinpool 1'")
+        .unwrap();
+    assert_eq!(read(machine, "thin1"), digest);
+}
+
+/// Destroys one block of the metadata of a pool that is down.
+fn damage(machine: &Machine) {
+    machine.sh("lvchange -an edge/thinpool; lvchange -q --yes -ay edge/thinpool_tmeta").unwrap();
+    break_a_block(machine);
+    machine.sh("lvchange -q -an edge/thinpool_tmeta").unwrap();
+}
+
+/// Destroys one block of the metadata, below device-mapper, that thin_check
+/// misses and thin_repair makes again: which one it is, is tried on copies.
+fn break_a_block(machine: &Machine) {
+    machine
+        .sh("M=/dev/mapper/edge-thinpool_tmeta
+             dd if=$M of=/tmp/whole bs=4k count=2048 iflag=direct status=none; thin_dump /tmp/whole >/tmp/dump
              found=
              for block in $(seq 1 40); do
                cp /tmp/whole /tmp/broken
@@ -129,8 +208,7 @@ fn damage(machine: &Machine) {
              done
              [ -n \"$found\" ]
              at=$(dmsetup table edge-thinpool_tmeta | cut -d' ' -f5)
-             lvchange -q -an edge/thinpool_tmeta
              dd if=/dev/urandom of=/dev/vdb bs=4k count=1 seek=$((at / 8 + found)) conv=notrunc,fsync status=none
-             blockdev --flushbufs /dev/vdb")
+             blockdev --flushbufs /dev/vdb $M")
         .unwrap();
 }

@@ -24,7 +24,7 @@ const LOOK: Duration = Duration::from_millis(300);
 ///
 /// # Errors
 /// When LVM does not know it within 10 s, refuses to activate it, or it has
-/// failed. Pools that are not LVM's are not touched.
+/// failed; `EB-pool-check` where its metadata did not pass LVM's check. Pools that are not LVM's are not touched.
 pub async fn activate(pool: &str) -> Result<Done, PoolError> {
     if let Some(found) = lvm::status(pool).await? {
         judge(pool, &found)?;
@@ -36,7 +36,7 @@ pub async fn activate(pool: &str) -> Result<Done, PoolError> {
     let _ = lvm::run(&["modprobe", "dm_thin_pool"], PATIENCE).await;
     parts_down(&volume).await?;
     let path = format!("{}/{}", volume.group, volume.name);
-    if let Err(error) = lvm::work(&["lvchange", "--activate", "y", &path]).await {
+    if let Err(error) = lvm::work_on(&volume, &["lvchange", "--activate", "y", &path]).await {
         return Err(give_up(&volume, refused(pool, error)).await);
     }
     let found = come(pool).await?;
@@ -139,15 +139,43 @@ fn judge(pool: &str, found: &Pool) -> Result<(), PoolError> {
     }
 }
 
-/// LVM checks the metadata first, and activates nothing that does not pass.
+/// LVM checks the metadata first, and activates nothing that does not pass. A
+/// check that could not be made is no evidence: thin_check exits with 1 when it
+/// found damage, and with 64 when it did not understand its call.
 fn refused(pool: &str, error: PoolError) -> PoolError {
     let PoolError::Failed { words, .. } = &error else { return error };
-    let code = if words.contains("Manual repair required") || words.contains("Check of pool") {
-        "EB-pool-check"
+    let is_checked = words.contains("Check of pool") && words.contains("(status:1)");
+    let (code, next) = if is_checked {
+        ("EB-pool-check", "its metadata are repaired by itself, once, and the old ones are kept")
     } else if words.contains("transaction_id") {
-        "EB-pool-failed"
+        ("EB-pool-inactive", "LVM's record is not of this pool's time: vgcfgrestore --list")
     } else {
-        "EB-pool-inactive"
+        ("EB-pool-inactive", "it is tried again by itself")
     };
-    Refusal::new(code, format!("{pool} cannot be activated: {words}"), "it is tried again by itself").into()
+    Refusal::new(code, format!("{pool} cannot be activated: {words}"), next).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_check_that_found_damage_is_one() {
+        let code = |words: &str| match refused(
+            "edge-thinpool",
+            PoolError::Failed { command: "lvchange".into(), words: words.into() },
+        ) {
+            PoolError::Refused(refusal) => refusal.code,
+            other => other.to_string(),
+        };
+        let check = |status: &str| {
+            format!("Check of pool edge/thinpool failed (status:{status}). Manual repair required!")
+        };
+        assert_eq!(code(&check("1")), "EB-pool-check");
+        assert_eq!(code(&check("64")), "EB-pool-inactive");
+        assert_eq!(code(&check("-1")), "EB-pool-inactive");
+        let other = "Thin pool edge-thinpool (253:2) transaction_id is 5, while expected 7.";
+        assert_eq!(code(other), "EB-pool-inactive");
+        assert_eq!(code("Couldn't find device with uuid edgebo-otst."), "EB-pool-inactive");
+    }
 }

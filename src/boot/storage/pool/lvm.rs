@@ -9,13 +9,14 @@ use thiserror::Error;
 
 use crate::facts::storage::Pool;
 use crate::facts::thin::{self, Disk, Group, Volume};
-use crate::plan::Refusal;
+use crate::plan::{Refusal, pool as sizes};
 use crate::sys::exec::{self, ExecError, Output};
+use crate::sys::statefile::StateError;
 use crate::sys::{FileError, Root};
 
 /// Limit of a program that only looks.
 const LOOK: Duration = Duration::from_secs(20);
-/// Limit of a program that changes something; a check of large metadata takes minutes.
+/// Limit of a program that changes something and reads no metadata of a pool.
 const WORK: Duration = Duration::from_mins(10);
 
 /// Why work on a pool was not done.
@@ -30,6 +31,9 @@ pub enum PoolError {
     /// A file or device could not be read.
     #[error(transparent)]
     File(#[from] FileError),
+    /// The record of what was begun could not be written.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// A program failed.
     #[error("{command} failed: {words}")]
     Failed {
@@ -55,6 +59,12 @@ pub(super) async fn told(argv: &[&str]) -> Result<String, PoolError> {
 pub(super) async fn work(argv: &[&str]) -> Result<(), PoolError> {
     tracing::info!(EDGE_STEP = "pool", EDGE_COMMAND = %argv.join(" "), "runs");
     succeeded(argv, run(argv, WORK).await?).map(|_| ())
+}
+
+/// The same for one in which LVM checks or repairs the metadata of this pool.
+pub(super) async fn work_on(pool: &Volume, argv: &[&str]) -> Result<(), PoolError> {
+    tracing::info!(EDGE_STEP = "pool", EDGE_COMMAND = %argv.join(" "), "runs");
+    succeeded(argv, run(argv, sizes::patience(pool.metadata_size)).await?).map(|_| ())
 }
 
 fn succeeded(argv: &[&str], output: Output) -> Result<String, PoolError> {
