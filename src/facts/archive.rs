@@ -16,6 +16,8 @@ const BLOCK: usize = 512;
 const MAX_EXTENSION: u64 = 1 << 20;
 /// Largest index that is read, in bytes.
 const MAX_INDEX: u64 = 4 << 20;
+/// How much larger a compressed layer usually is when it is unpacked.
+const RATIO: u64 = 3;
 
 /// Why a tar could not be read to its end.
 #[derive(Debug, Error)]
@@ -219,25 +221,52 @@ struct Saved {
     tags: Option<Vec<String>>,
 }
 
-/// Names of the images that an archive brings, as containerd will call them;
-/// empty for a tar that is none of images.
+/// What an archive of images brings.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Contents {
+    /// Names of the images, as containerd will call them; empty for a tar that
+    /// is none of images.
+    pub names: Vec<String>,
+    /// Bytes of content that the store does not have yet.
+    pub blobs: u64,
+    /// What those are when they are unpacked, in bytes: as large as they are
+    /// where they are plain, else by the ratio of usual layers.
+    pub unpacked: u64,
+}
+
+impl Contents {
+    fn add(&mut self, size: u64, begin: &[u8]) {
+        let ratio = if matches!(begin, [0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd, ..]) { RATIO } else { 1 };
+        self.blobs = self.blobs.saturating_add(size);
+        self.unpacked = self.unpacked.saturating_add(size.saturating_mul(ratio));
+    }
+}
+
+/// Reads an archive to its end; `is_there` tells whether the store has the
+/// content with this digest (hexadecimal) already.
 ///
 /// # Errors
 /// When it breaks off or is no tar.
-pub fn image_names<R: Read>(reader: &mut R) -> Result<Vec<String>, TarError> {
-    let mut names = Vec::new();
+pub fn contents<R: Read>(reader: &mut R, is_there: &dyn Fn(&str) -> bool) -> Result<Contents, TarError> {
+    let mut found = Contents::default();
     walk(reader, &mut |entry, content| {
         let read: fn(&[u8]) -> Vec<String> = match entry.path.as_str() {
             "index.json" => oci_names,
             "manifest.json" => saved_names,
-            _ => return Ok(()),
+            path if path.strip_prefix("blobs/sha256/").is_some_and(is_there) => return Ok(()),
+            _ => {
+                let mut begin = Vec::new();
+                content.take(4).read_to_end(&mut begin)?;
+                found.add(entry.size, &begin);
+                return Ok(());
+            }
         };
-        names.extend(read(&read_small(content, entry.size, MAX_INDEX)?));
+        found.names.extend(read(&read_small(content, entry.size, MAX_INDEX)?));
         Ok(())
     })?;
-    names.sort();
-    names.dedup();
-    Ok(names)
+    found.names.sort();
+    found.names.dedup();
+    Ok(found)
 }
 
 /// containerd's own annotation, else a full name in OCI's (containerd: import.go,
@@ -348,7 +377,7 @@ mod tests {
         let index = br#"{"manifests":[{"annotations":{"io.containerd.image.name":"docker.io/lab/tiny:1","org.opencontainers.image.ref.name":"1"}},{"annotations":{"org.opencontainers.image.ref.name":"2"}},{}]}"#;
         let saved = br#"[{"Config":"x.json","RepoTags":["pause:3","rancher/a:1","reg.example:5000/b"],"Layers":[]},{"RepoTags":null}]"#;
         let bytes = tar(&[("index.json", b'0', index), ("manifest.json", b'0', saved)]);
-        let names = image_names(&mut bytes.as_slice()).unwrap();
+        let names = contents(&mut bytes.as_slice(), &|_| false).unwrap().names;
         let wanted = [
             "docker.io/lab/tiny:1",
             "docker.io/library/pause:3",
@@ -356,5 +385,20 @@ mod tests {
             "reg.example:5000/b:latest",
         ];
         assert_eq!(names, wanted);
+    }
+
+    #[test]
+    fn what_an_import_takes_is_what_the_store_has_not_yet_and_its_unpacked_form() {
+        let packed = [[0x1f_u8, 0x8b].as_slice(), &[0; 998]].concat();
+        let bytes = tar(&[
+            ("blobs/sha256/aa", b'0', &packed),
+            ("blobs/sha256/bb", b'0', &[1; 100]),
+            ("blobs/sha256/cc", b'0', &[1; 5000]),
+            ("index.json", b'0', b"{}"),
+            ("old/layer.tar", b'0', &[2; 30]),
+            ("link/layer.tar", b'2', b""),
+        ]);
+        let found = contents(&mut bytes.as_slice(), &|hex| hex == "cc").unwrap();
+        assert_eq!((found.blobs, found.unpacked), (1000 + 100 + 30, 3000 + 100 + 30));
     }
 }

@@ -40,6 +40,35 @@ pub fn heeds_pins(version: (u32, u32, u32)) -> bool {
     }
 }
 
+/// How often at most images that the kubelet may collect are brought back, in seconds.
+const SELDOM_S: u64 = 24 * 3600;
+
+/// An archive, some images of which are not in the store any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gone<'a> {
+    /// Their names; empty when all are there.
+    pub missing: Vec<&'a str>,
+    /// The sandbox image that the assignment names.
+    pub sandbox: Option<&'a str>,
+    /// See [`heeds_pins`].
+    pub heeds_pins: bool,
+    /// When the archive was imported, in seconds since 1970, as far as known.
+    pub imported: Option<u64>,
+    /// Seconds since 1970.
+    pub now: u64,
+}
+
+/// Whether the archive is to be imported again by now. What is pinned was taken
+/// by a person or a fault, and nothing starts without the sandbox image; what
+/// the kubelet collects on a full disk would only be collected again.
+#[must_use]
+pub fn is_due(gone: &Gone<'_>) -> bool {
+    let Gone { missing, sandbox, .. } = gone;
+    let is_old = gone.imported.is_none_or(|at| gone.now.abs_diff(at) >= SELDOM_S);
+    !missing.is_empty()
+        && (gone.heeds_pins || is_old || sandbox.is_some_and(|sandbox| missing.contains(&sandbox)))
+}
+
 /// What a reader should know about the sandbox image.
 pub(super) fn note(duty: &Duty, version: (u32, u32, u32)) -> Option<String> {
     let image = duty.runtime.sandbox_image.as_ref()?;
@@ -67,6 +96,32 @@ mod tests {
             ((2, 1, 9), true),
         ] {
             assert_eq!(heeds_pins(version), heeds, "{version:?}");
+        }
+    }
+
+    #[test]
+    fn collected_images_come_back_seldom_and_the_sandbox_image_at_once() {
+        let now = 2_000_000_000;
+        let gone = |missing: &'static [&str], heeds_pins, age: u64| Gone {
+            missing: missing.to_vec(),
+            sandbox: Some("pause:3"),
+            heeds_pins,
+            imported: Some(now - age),
+            now,
+        };
+        for (gone, due) in [
+            (gone(&[], true, 2 * SELDOM_S), false),
+            (gone(&["app:1"], true, 600), true),
+            (gone(&["app:1"], false, 600), false),
+            (gone(&["app:1"], false, SELDOM_S - 1), false),
+            (gone(&["app:1"], false, SELDOM_S), true),
+            (gone(&["app:1", "pause:3"], false, 600), true),
+            (Gone { sandbox: None, ..gone(&["pause:3"], false, 600) }, false),
+            (Gone { imported: None, ..gone(&["app:1"], false, 600) }, true),
+            // Imported while the clock was ahead.
+            (Gone { imported: Some(now + SELDOM_S), ..gone(&["app:1"], false, 0) }, true),
+        ] {
+            assert_eq!(is_due(&gone), due, "{gone:?}");
         }
     }
 }

@@ -315,9 +315,19 @@ fn images(world: &World) -> Images {
             first: "application/vnd.oci.image.index.v1+json".into(),
             second: digest.clone(),
         }),
-        ..Image::default()
+        labels: labels(world, name),
     };
     Images { images: world.images.iter().map(image).collect() }
+}
+
+/// As they were set; an empty one is none.
+fn labels(world: &World, image: &str) -> HashMap<String, String> {
+    let of_it = world.labels.iter().filter(|(name, ..)| name == image);
+    let mut labels: HashMap<String, String> = of_it
+        .map(|(_, mask, value)| (mask.trim_start_matches("labels.").to_owned(), value.clone()))
+        .collect();
+    labels.retain(|_, value| !value.is_empty());
+    labels
 }
 
 fn label(message: &[u8], world: &mut World) -> Reply {

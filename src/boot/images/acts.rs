@@ -10,20 +10,21 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::check::{self, Fault, Layer};
+use super::check::{self, Fault};
+use super::held;
+use super::look::{Look, Seen};
 use crate::containerd::{CallError, Client};
 use crate::error::Chain;
-use crate::facts::archive::{self, TarError};
+use crate::facts::archive::{self, Contents, TarError};
 use crate::inventory::Inventory;
-use crate::paths::{self, CONTAINERD_ROOT, CONTAINERD_SOCKET};
+use crate::paths::{self, CONTAINERD_ROOT, CONTAINERD_SOCKET, IMAGES_CHECKED};
 use crate::sys::exec::ExecError;
 use crate::sys::packed::Packed;
-use crate::sys::{FileError, Root, atomic, exec, host};
+use crate::sys::sink::NoRoom;
+use crate::sys::{FileError, Root, atomic, exec, host, machine, space};
 
 /// For a question to containerd by its own program.
 const QUICK: Duration = Duration::from_secs(30);
-/// Name of the view through which directories of layers are found.
-const VIEW: &str = "edge-bootstrap-check";
 
 /// Why an act on images was not done.
 #[derive(Debug, Error)]
@@ -43,6 +44,9 @@ pub enum ImageError {
     /// Nothing could be found by a name.
     #[error("{0} names no image: neither its index.json nor its manifest.json does")]
     NoName(String),
+    /// It would leave too little free.
+    #[error("no room for its images in {CONTAINERD_ROOT}")]
+    NoRoom(#[source] NoRoom),
     /// containerd took it and has it not.
     #[error("after the import there is no {0}")]
     Absent(String),
@@ -91,6 +95,10 @@ pub struct Imported {
     pub error: Option<String>,
     /// The archive is not what it was when it was fetched.
     pub is_archive_bad: bool,
+    /// Bytes that it needs in containerd's root, where there was no room for
+    /// them.
+    #[serde(default)]
+    pub lacks: Option<u64>,
 }
 
 /// What a check found, in this boot.
@@ -107,12 +115,21 @@ pub struct Checked {
 }
 
 /// One image that is not whole.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Damaged {
     /// All its names.
     pub names: Vec<String>,
     /// What is wrong.
     pub why: String,
+    /// Chain id of the unpacked layer that is damaged; `None` when a blob is.
+    #[serde(default)]
+    pub chain: Option<String>,
+    /// Running containers that stand on that layer, which therefore stays.
+    #[serde(default)]
+    pub used_by: Vec<String>,
+    /// It was removed in this boot, and that layer stayed all the same.
+    #[serde(default)]
+    pub is_stuck: bool,
 }
 
 /// Imports the archive with this digest and makes that durable.
@@ -147,14 +164,20 @@ async fn import_archive(
         result.is_archive_bad = true;
         return Err(ImageError::Changed(path));
     }
-    let names = archive::image_names(&mut Packed::open(root, &path)?);
-    let names = names.map_err(|source| ImageError::NoArchive { path: path.clone(), source })?;
+    let mut contents = contents_of(root, &path)?;
+    let names = contents.names.clone();
     if names.is_empty() {
         return Err(ImageError::NoName(path));
     }
-    if again {
-        remove(root, tool, &names).await?;
+    if again && remove_once(root, tool, (sha256, &result.boot_id), &names).await? {
+        contents = contents_of(root, &path)?;
     }
+    let unpacked = if tool.snapshotter == "overlayfs" { contents.unpacked } else { 0 };
+    let needed = contents.blobs.saturating_add(unpacked);
+    room(root, needed).map_err(|no_room| {
+        result.lacks = Some(needed);
+        ImageError::NoRoom(no_room)
+    })?;
     run_import(root, tool, &path, is_local)?;
     let client = Client::connect(root).await?;
     let there: BTreeSet<String> = client.images().await?.into_iter().map(|image| image.name).collect();
@@ -165,6 +188,38 @@ async fn import_archive(
     root.sync_fs(CONTAINERD_ROOT)?;
     result.images = names;
     Ok(())
+}
+
+fn contents_of(root: &Root, path: &str) -> Result<Contents, ImageError> {
+    let is_there = |hex: &str| root.exists(&check::blob(hex));
+    let contents = archive::contents(&mut Packed::open(root, path)?, &is_there);
+    contents.map_err(|source| ImageError::NoArchive { path: path.to_owned(), source })
+}
+
+/// Removes what an interrupted import left of these images; whether it did.
+/// Once in a boot: an import that fails again and again must not take away
+/// each time what came back in between.
+async fn remove_once(
+    root: &Root,
+    tool: &Tool,
+    (sha256, boot_id): (&str, &str),
+    names: &[String],
+) -> Result<bool, ImageError> {
+    let path = paths::images_removed(sha256);
+    if root.read_text(&path)?.as_deref() == Some(boot_id) {
+        return Ok(false);
+    }
+    remove(root, tool, names).await?;
+    atomic::write_volatile(root, &path, boot_id.as_bytes(), 0o600)?;
+    Ok(true)
+}
+
+/// Whether `needed` bytes more leave enough free in containerd's root; what is
+/// not told is no reason to refuse.
+pub(super) fn room(root: &Root, needed: u64) -> Result<(), NoRoom> {
+    let Ok(told) = machine::space(root, CONTAINERD_ROOT) else { return Ok(()) };
+    let (free, total) = (told.available_bytes, told.total_bytes);
+    if space::fits(needed, (free, total)) { Ok(()) } else { Err(NoRoom { needed, free, total }) }
 }
 
 /// No version of ctr that imports by itself (`--local`, all of 1.x) unpacks a
@@ -209,7 +264,7 @@ pub async fn remove(root: &Root, tool: &Tool, names: &[String]) -> Result<(), Im
     Ok(())
 }
 
-async fn ctr(tool: &Tool, words: &[&str]) -> Result<String, ImageError> {
+pub(super) async fn ctr(tool: &Tool, words: &[&str]) -> Result<String, ImageError> {
     let args = [&["-a", CONTAINERD_SOCKET, "-n", "k8s.io"], words].concat();
     let output = exec::run(&tool.ctr, &args, QUICK).await?;
     said(&words.iter().take(2).copied().collect::<Vec<_>>().join(" "), &output)?;
@@ -245,132 +300,44 @@ pub async fn verify(root: &Root, tool: &Tool, since: u64, sandbox: Option<&str>)
     let told: BTreeSet<String> =
         Inventory::load(root).archives.into_values().flat_map(|it| it.images).collect();
     let mut checked = Checked { boot_id: host::boot_id(root)?, ..Checked::default() };
-    let mut seen = BTreeMap::new();
-    for (target, names) in by_target {
-        let is_told = names.iter().any(|name| told.contains(name) || Some(name.as_str()) == sandbox);
+    let is_told =
+        |names: &[String]| names.iter().any(|name| told.contains(name) || Some(name.as_str()) == sandbox);
+    // Those first: what is found of their layers counts for all images that share them.
+    let (first, others): (Vec<_>, Vec<_>) = by_target.into_iter().partition(|(_, names)| is_told(names));
+    let mut seen = Seen::new();
+    for (target, names) in first.into_iter().chain(others) {
+        let is_told = is_told(&names);
         checked.images += 1;
         let look = Look { root, tool, client: &client, since: if is_told { 0 } else { since }, is_told };
         match look.image(&target, &mut seen).await {
             Ok(()) => {}
-            Err(Fault::Damaged(why)) => checked.damaged.push(Damaged { names, why }),
+            Err(Fault::Damaged { why, chain }) => {
+                checked.damaged.push(Damaged { names, why, chain, ..Damaged::default() });
+            }
             Err(Fault::Unread(why)) => checked.unread.push(format!("{}: {why}", names.join(", "))),
         }
     }
-    atomic::write_volatile(root, paths::IMAGES_CHECKED, &serde_json::to_vec(&checked)?, 0o600)?;
+    note(root, tool, checked).await
+}
+
+/// Looks once more who uses what the last check of this boot found damaged, and
+/// at nothing else.
+///
+/// # Errors
+/// When there was no check, or containerd does not answer.
+pub async fn verify_again(root: &Root, tool: &Tool) -> Result<(), ImageError> {
+    let checked = root.read(IMAGES_CHECKED)?.unwrap_or_default();
+    note(root, tool, serde_json::from_slice(&checked)?).await
+}
+
+async fn note(root: &Root, tool: &Tool, mut checked: Checked) -> Result<(), ImageError> {
+    held::by_running(tool, &mut checked.damaged).await?;
+    atomic::write_volatile(root, IMAGES_CHECKED, &serde_json::to_vec(&checked)?, 0o600)?;
     Ok(())
-}
-
-/// What was found of each layer, by chain id: many images share some.
-type Seen = BTreeMap<String, Result<(), Fault>>;
-
-/// How one image is looked at.
-struct Look<'a> {
-    root: &'a Root,
-    tool: &'a Tool,
-    client: &'a Client,
-    since: u64,
-    is_told: bool,
-}
-
-impl Look<'_> {
-    async fn image(&self, target: &str, seen: &mut Seen) -> Result<(), Fault> {
-        let layers = check::blobs(self.root, target, self.since)?;
-        let Some(top) = layers.last() else { return Ok(()) };
-        let unread = |error: &(dyn std::error::Error + 'static)| Fault::Unread(Chain(error).to_string());
-        let has_top = self.client.has_snapshot(&self.tool.snapshotter, &top.chain).await;
-        match has_top.map_err(|error| unread(&error))? {
-            // Somebody may have images that are not unpacked.
-            false if self.is_told => return Err(Fault::Damaged("it is not unpacked".to_owned())),
-            false => return Ok(()),
-            true => {}
-        }
-        // Layers on a thin pool are synced when they are unmounted after unpacking.
-        if self.tool.snapshotter != "overlayfs" {
-            return Ok(());
-        }
-        let directories = directories(self.tool, &layers).await;
-        let directories = directories.map_err(|error| unread(&error))?;
-        self.layers(&layers, &directories, seen)
-    }
-
-    fn layers(&self, layers: &[Layer], directories: &[String], seen: &mut Seen) -> Result<(), Fault> {
-        for (Layer { blob, chain }, directory) in layers.iter().zip(directories) {
-            let made = self.root.stat(directory).ok().flatten().and_then(|it| u64::try_from(it.ctime).ok());
-            if made.is_some_and(|made| made < self.since) {
-                continue;
-            }
-            let found = seen.entry(chain.clone()).or_insert_with(|| check::layer(self.root, blob, directory));
-            found.clone()?;
-        }
-        Ok(())
-    }
-}
-
-#[derive(Deserialize)]
-struct Mount {
-    #[serde(rename = "Type")]
-    kind: String,
-    #[serde(rename = "Source")]
-    source: String,
-    #[serde(rename = "Options")]
-    options: Vec<String>,
-}
-
-/// Where the layers lie, the lowest first. Only a view tells.
-async fn directories(tool: &Tool, layers: &[Layer]) -> Result<Vec<String>, ImageError> {
-    let top = layers.last().map(|layer| layer.chain.as_str()).unwrap_or_default();
-    let snapshots = |words: &[&str]| {
-        let mut all = vec!["snapshots".to_owned(), "--snapshotter".to_owned(), tool.snapshotter.clone()];
-        all.extend(words.iter().map(|word| (*word).to_owned()));
-        all
-    };
-    let run = async |words: Vec<String>| {
-        let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        ctr(tool, &words).await
-    };
-    // One that a killed check left.
-    let _ = run(snapshots(&["rm", VIEW])).await;
-    let text = run(snapshots(&["view", "--mounts", VIEW, top])).await?;
-    run(snapshots(&["rm", VIEW])).await?;
-    let mounts: Vec<Mount> = serde_json::from_str(&text)?;
-    let directories = mounts.first().map(lower).unwrap_or_default();
-    if directories.len() == layers.len() {
-        return Ok(directories);
-    }
-    Err(ImageError::Ctr {
-        what: "snapshots view".to_owned(),
-        words: "other layers than the image has".to_owned(),
-    })
-}
-
-/// Lower directories of a view's mount, the lowest first.
-fn lower(mount: &Mount) -> Vec<String> {
-    if mount.kind == "bind" {
-        return vec![mount.source.clone()];
-    }
-    let lower = mount.options.iter().find_map(|option| option.strip_prefix("lowerdir="));
-    lower.unwrap_or_default().split(':').rev().filter(|path| !path.is_empty()).map(str::to_owned).collect()
 }
 
 /// What an act left in this boot.
 pub(super) fn left<T: serde::de::DeserializeOwned>(root: &Root, path: &str) -> Option<T> {
     let bytes = root.read(path).ok().flatten()?;
     serde_json::from_slice(&bytes).map_err(|error| tracing::debug!(EDGE_PATH = path, EDGE_REASON = %Chain(&error), "an act's result cannot be read")).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn directories_of_a_view_come_from_the_lowest() {
-        let mount = |kind: &str, source: &str, options: &[&str]| Mount {
-            kind: kind.to_owned(),
-            source: source.to_owned(),
-            options: options.iter().map(|option| (*option).to_owned()).collect(),
-        };
-        assert_eq!(lower(&mount("bind", "/s/1/fs", &["ro", "rbind"])), ["/s/1/fs"]);
-        let overlay = mount("overlay", "overlay", &["index=off", "lowerdir=/s/3/fs:/s/2/fs:/s/1/fs"]);
-        assert_eq!(lower(&overlay), ["/s/1/fs", "/s/2/fs", "/s/3/fs"]);
-    }
 }

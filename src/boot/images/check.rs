@@ -21,9 +21,29 @@ use crate::sys::sink;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Fault {
     /// It is damaged.
-    Damaged(String),
-    /// It could not be read.
+    Damaged {
+        /// How.
+        why: String,
+        /// Chain id of the unpacked layer that is; `None` for a blob.
+        chain: Option<String>,
+    },
+    /// It could not be read, or is no image of a container.
     Unread(String),
+}
+
+impl Fault {
+    /// A damage that is in no unpacked layer.
+    pub(super) fn damaged(why: impl Into<String>) -> Self {
+        Self::Damaged { why: why.into(), chain: None }
+    }
+
+    /// The same in the unpacked layer `layer`.
+    pub(super) fn within(self, layer: &str) -> Self {
+        match self {
+            Self::Damaged { why, .. } => Self::Damaged { why, chain: Some(layer.to_owned()) },
+            Self::Unread(_) => self,
+        }
+    }
 }
 
 /// One layer: its blob, and the name of the snapshot that it was unpacked to.
@@ -35,7 +55,7 @@ pub(super) struct Layer {
     pub(super) chain: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 struct Descriptor {
     digest: String,
     size: u64,
@@ -43,12 +63,26 @@ struct Descriptor {
     platform: Option<Platform>,
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 struct Platform {
-    #[serde(default)]
     os: String,
-    #[serde(default)]
     architecture: String,
+    variant: String,
+}
+
+impl Platform {
+    /// What is not told may be ours.
+    fn is_ours(&self) -> bool {
+        let here = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+        matches!(self.os.as_str(), "" | "linux")
+            && (self.architecture.is_empty() || self.architecture == here)
+    }
+
+    /// Every machine of the architecture runs it (containerd: `platforms/defaults_unix.go`).
+    fn is_plain(&self) -> bool {
+        matches!(self.variant.as_str(), "" | "v1" | "v8")
+    }
 }
 
 /// A manifest, or an index of some.
@@ -64,6 +98,10 @@ struct Document {
 
 #[derive(Deserialize)]
 struct Config {
+    #[serde(default)]
+    os: String,
+    #[serde(default)]
+    architecture: String,
     rootfs: RootFs,
 }
 
@@ -72,50 +110,107 @@ struct RootFs {
     diff_ids: Vec<String>,
 }
 
+/// One manifest of an image for machines like this one.
+#[derive(Debug)]
+pub(super) struct Reading {
+    /// Configuration and layers.
+    parts: Vec<Descriptor>,
+    /// Its layers, the lowest first.
+    pub(super) layers: Vec<Layer>,
+}
+
+impl Reading {
+    /// Looks at every blob. What was written before `since` (seconds since
+    /// 1970) is not hashed again.
+    pub(super) fn whole(&self, root: &Root, since: u64) -> Result<(), Fault> {
+        self.parts.iter().try_for_each(|part| whole(root, part, since))
+    }
+}
+
 /// Path of a blob.
-fn blob(digest: &str) -> String {
+pub(super) fn blob(digest: &str) -> String {
     let hex = digest.trim_start_matches("sha256:");
     format!("{CONTAINERD_ROOT}/io.containerd.content.v1.content/blobs/sha256/{hex}")
 }
 
-/// Looks at every blob of the image whose manifest or index is `target`, and
-/// gives its layers, the lowest first. What was written before `since` (seconds
-/// since 1970) is not hashed again.
-pub(super) fn blobs(root: &Root, target: &str, since: u64) -> Result<Vec<Layer>, Fault> {
-    let mut document = read::<Document>(root, target)?;
-    if !document.manifests.is_empty() {
-        let Some(ours) = document.manifests.iter().find(|entry| is_ours(entry)) else {
-            return Ok(Vec::new());
-        };
-        document = read(root, &ours.digest)?;
+/// What the store has of the image whose manifest or index is `target`: several
+/// where its index names several for machines like this one. None for an image
+/// of other machines only.
+pub(super) fn readings(root: &Root, target: &str) -> Result<Vec<Result<Reading, Fault>>, Fault> {
+    let document = read::<Document>(root, target)?;
+    if document.manifests.is_empty() {
+        return Ok(vec![reading(root, target, document).map(|(reading, _)| reading)]);
     }
+    let is_told = document.manifests.iter().any(|entry| platform(entry).is_some_and(Platform::is_ours));
+    let (mut found, mut absent) = (Vec::new(), Vec::new());
+    for entry in document.manifests.iter().filter(|entry| match platform(entry) {
+        Some(told) => told.is_ours(),
+        None => !is_told,
+    }) {
+        match present(root, entry) {
+            Some(Ok((reading, platform))) if is_told || platform.is_ours() => found.push(Ok(reading)),
+            Some(Ok(_)) => {}
+            Some(Err(fault)) => found.push(Err(fault)),
+            None => absent.push(entry),
+        }
+    }
+    if !found.is_empty() {
+        return Ok(found);
+    }
+    // One that runs on all machines must be there when no other is.
+    match absent.iter().find(|entry| platform(entry).is_some_and(Platform::is_plain)) {
+        Some(entry) => Err(Fault::damaged(format!("blob {}: is gone", entry.digest))),
+        None if absent.is_empty() => Ok(Vec::new()),
+        None => Err(Fault::Unread(format!("{target} names no image of which anything is here"))),
+    }
+}
+
+/// Some write an empty one instead of none.
+fn platform(entry: &Descriptor) -> Option<&Platform> {
+    entry.platform.as_ref().filter(|platform| !platform.os.is_empty())
+}
+
+/// A manifest of an index, when its blob is there.
+fn present(root: &Root, entry: &Descriptor) -> Option<Result<(Reading, Platform), Fault>> {
+    if !root.exists(&blob(&entry.digest)) {
+        return None;
+    }
+    Some(read(root, &entry.digest).and_then(|document| reading(root, &entry.digest, document)))
+}
+
+fn reading(root: &Root, target: &str, document: Document) -> Result<(Reading, Platform), Fault> {
     let Some(config) = document.config else {
         return Err(Fault::Unread(format!("{target} is no manifest of an image")));
     };
-    for part in document.layers.iter().chain([&config]) {
-        whole(root, part, since)?;
-    }
-    let config: Config = read(root, &config.digest)?;
-    let chains = chain_ids(&config.rootfs.diff_ids);
-    let blobs = document.layers.into_iter().map(|layer| layer.digest);
-    Ok(blobs.zip(chains).map(|(blob, chain)| Layer { blob, chain }).collect())
+    let Config { os, architecture, rootfs } = read(root, &config.digest)?;
+    let platform = Platform { os, architecture, variant: String::new() };
+    let chains = chain_ids(&rootfs.diff_ids);
+    let blobs = document.layers.iter().map(|layer| layer.digest.clone());
+    let layers = blobs.zip(chains).map(|(blob, chain)| Layer { blob, chain }).collect();
+    let mut parts = document.layers;
+    parts.push(config);
+    Ok((Reading { parts, layers }, platform))
 }
 
-fn is_ours(entry: &Descriptor) -> bool {
-    let here = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
-    entry.platform.as_ref().is_none_or(|it| it.os == "linux" && it.architecture == here)
-}
-
+/// What is whole by its digest and still not understood is something else than
+/// an image of a container, and no damage.
 fn read<T: serde::de::DeserializeOwned>(root: &Root, digest: &str) -> Result<T, Fault> {
-    let damaged = |what: String| Fault::Damaged(format!("blob {digest}: {what}"));
-    let bytes = root.read(&blob(digest)).map_err(|error| Fault::Unread(error.to_string()))?;
+    let damaged = |what: String| Fault::damaged(format!("blob {digest}: {what}"));
+    let path = blob(digest);
+    let bytes = root.read(&path).map_err(|error| Fault::Unread(error.to_string()))?;
     let bytes = bytes.ok_or_else(|| damaged("is gone".to_owned()))?;
-    serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))
+    match serde_json::from_slice(&bytes) {
+        Ok(value) => Ok(value),
+        Err(error) if has_digest(root, &path, digest)? => {
+            Err(Fault::Unread(format!("blob {digest} is of no image of a container: {error}")))
+        }
+        Err(error) => Err(damaged(error.to_string())),
+    }
 }
 
 /// Size always, content where it is young.
 fn whole(root: &Root, part: &Descriptor, since: u64) -> Result<(), Fault> {
-    let damaged = |what: String| Fault::Damaged(format!("blob {}: {what}", part.digest));
+    let damaged = |what: String| Fault::damaged(format!("blob {}: {what}", part.digest));
     let path = blob(&part.digest);
     let stat = root.stat(&path).map_err(|error| Fault::Unread(error.to_string()))?;
     let stat = stat.ok_or_else(|| damaged("is gone".to_owned()))?;
@@ -174,14 +269,14 @@ pub(super) fn layer(root: &Root, digest: &str, directory: &str) -> Result<(), Fa
     };
     let is_there = |path: &str| root.exists(&format!("{directory}/{path}"));
     if let Some(path) = files.directories.iter().find(|path| is_own(path) && !is_there(path)) {
-        return Err(Fault::Damaged(format!("layer {digest}: the directory /{path} is gone")));
+        return Err(Fault::damaged(format!("layer {digest}: the directory /{path} is gone")));
     }
     for (path, wanted) in files.sizes.iter().filter(|(path, _)| is_own(path)) {
         let found = root.plain_size(&format!("{directory}/{path}"));
         let found = found.map_err(|error| Fault::Unread(error.to_string()))?;
         if found != Some(*wanted) {
             let found = found.map_or_else(|| "no file".to_owned(), |size| format!("{size} bytes"));
-            return Err(Fault::Damaged(format!(
+            return Err(Fault::damaged(format!(
                 "layer {digest}: /{path} has {found} instead of {wanted} bytes"
             )));
         }
@@ -304,11 +399,91 @@ mod tests {
         Store { _dir: dir, root, target, layer }
     }
 
+    /// The one reading that there is.
+    fn only(root: &Root, target: &str) -> Result<Reading, Fault> {
+        let mut all = readings(root, target)?;
+        assert_eq!(all.len(), 1, "{all:?}");
+        all.remove(0)
+    }
+
+    /// An index of these manifests; each with its platform, if any.
+    fn index(root: &Root, entries: &[(&str, Option<(&str, &str)>)]) -> String {
+        let here = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+        let entry = |(digest, platform): &(&str, Option<(&str, &str)>)| {
+            let platform = platform.map(|(architecture, variant)| {
+                let architecture = if architecture == "here" { here } else { architecture };
+                let os = if architecture == "unknown" { "unknown" } else { "linux" };
+                format!(
+                    r#","platform":{{"os":"{os}","architecture":"{architecture}","variant":"{variant}"}}"#
+                )
+            });
+            format!(r#"{{"digest":"{digest}","size":7{}}}"#, platform.unwrap_or_default())
+        };
+        let entries: Vec<String> = entries.iter().map(entry).collect();
+        put(root, format!(r#"{{"manifests":[{}]}}"#, entries.join(",")).as_bytes()).0
+    }
+
+    const GONE: &str = "sha256:00";
+
+    #[test]
+    fn of_several_manifests_for_this_machine_those_count_that_are_here() {
+        let store = store();
+        let (plain, newer) = (Some(("here", "")), Some(("here", "v3")));
+        for entries in [
+            vec![(GONE, newer), (store.target.as_str(), plain)],
+            vec![(GONE, plain), (store.target.as_str(), newer)],
+            vec![(GONE, Some(("unknown", ""))), (store.target.as_str(), plain), (GONE, None)],
+            vec![(GONE, None), (store.target.as_str(), None)],
+            vec![(GONE, Some(("s390x", ""))), (store.target.as_str(), plain)],
+        ] {
+            let target = index(&store.root, &entries);
+            let reading = only(&store.root, &target).unwrap();
+            reading.whole(&store.root, 0).unwrap();
+            assert_eq!(reading.layers.len(), 1, "{entries:?}");
+        }
+        let both = index(&store.root, &[(&store.target, plain), (&store.target, newer)]);
+        assert_eq!(readings(&store.root, &both).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn an_index_of_which_nothing_is_here_is_damaged_only_where_something_must_be() {
+        let store = store();
+        let fault = |entries: &[_]| readings(&store.root, &index(&store.root, entries)).map(|all| all.len());
+        let (plain, newer) = (Some(("here", "v1")), Some(("here", "v3")));
+        for entries in [vec![(GONE, plain)], vec![(GONE, newer), (GONE, plain)]] {
+            assert!(matches!(fault(&entries), Err(Fault::Damaged { why, .. }) if why.ends_with("is gone")));
+        }
+        for entries in [vec![(GONE, newer)], vec![(GONE, None)]] {
+            assert!(matches!(fault(&entries), Err(Fault::Unread(_))), "{entries:?}");
+        }
+        assert_eq!(fault(&[(GONE, Some(("s390x", "")))]), Ok(0), "of another machine");
+    }
+
+    #[test]
+    fn what_is_no_image_of_a_container_is_not_judged_and_a_cut_off_one_is_damage() {
+        let store = store();
+        let (config, size) = put(&store.root, b"{}");
+        let manifest = format!(
+            r#"{{"artifactType":"x/chart","config":{{"mediaType":"application/vnd.oci.empty.v1+json","digest":"{config}","size":{size}}},"layers":[{{"digest":"{}","size":1}}]}}"#,
+            store.layer
+        );
+        let (artifact, _) = put(&store.root, manifest.as_bytes());
+        assert!(matches!(only(&store.root, &artifact), Err(Fault::Unread(_))));
+        let image = index(&store.root, &[(&artifact, None), (&store.target, None)]);
+        let readings = readings(&store.root, &image).unwrap();
+        assert!(matches!(readings.as_slice(), [Err(Fault::Unread(_)), Ok(_)]), "{readings:?}");
+        for cut in [b"".as_slice(), &manifest.as_bytes()[..20]] {
+            fs::write(store.root.path(&blob(&artifact)), cut).unwrap();
+            assert!(matches!(super::readings(&store.root, &artifact), Err(Fault::Damaged { .. })));
+        }
+    }
+
     #[test]
     fn a_whole_image_is_found_whole() {
         let store = store();
-        let layers = blobs(&store.root, &store.target, 0).unwrap();
-        assert_eq!(layers, [Layer { blob: store.layer.clone(), chain: store.layer.clone() }]);
+        let reading = only(&store.root, &store.target).unwrap();
+        reading.whole(&store.root, 0).unwrap();
+        assert_eq!(reading.layers, [Layer { blob: store.layer.clone(), chain: store.layer.clone() }]);
         layer(&store.root, &store.layer, "/s").unwrap();
     }
 
@@ -316,16 +491,19 @@ mod tests {
     fn blobs_that_are_short_gone_or_changed_are_damage() {
         let store = store();
         let path = store.root.path(&blob(&store.layer));
-        let damage = |since| blobs(&store.root, &store.target, since).unwrap_err();
+        let look = |since| only(&store.root, &store.target).unwrap().whole(&store.root, since);
+        let damage = |since| look(since).unwrap_err();
         let mut other = tar();
         other[600] ^= 1;
         fs::write(&path, other).unwrap();
-        assert!(matches!(damage(0), Fault::Damaged(why) if why.ends_with("has another content")));
-        assert!(blobs(&store.root, &store.target, u64::MAX).is_ok(), "an old one is hashed again");
+        assert!(matches!(damage(0), Fault::Damaged { why, .. } if why.ends_with("has another content")));
+        assert!(look(u64::MAX).is_ok(), "an old one is hashed again");
         fs::write(&path, "").unwrap();
-        assert!(matches!(damage(u64::MAX), Fault::Damaged(why) if why.contains("has 0 bytes instead")));
+        assert!(
+            matches!(damage(u64::MAX), Fault::Damaged { why, .. } if why.contains("has 0 bytes instead"))
+        );
         fs::remove_file(&path).unwrap();
-        assert!(matches!(damage(u64::MAX), Fault::Damaged(why) if why.ends_with("is gone")));
+        assert!(matches!(damage(u64::MAX), Fault::Damaged { why, .. } if why.ends_with("is gone")));
     }
 
     #[test]
@@ -334,14 +512,16 @@ mod tests {
         fs::write(store.root.path("/s/bin/run"), "").unwrap();
         let damage = || layer(&store.root, &store.layer, "/s").unwrap_err();
         assert!(
-            matches!(damage(), Fault::Damaged(why) if why.ends_with("/bin/run has 0 bytes instead of 3 bytes"))
+            matches!(damage(), Fault::Damaged { why, .. } if why.ends_with("/bin/run has 0 bytes instead of 3 bytes"))
         );
         fs::remove_file(store.root.path("/s/bin/run")).unwrap();
         assert!(
-            matches!(damage(), Fault::Damaged(why) if why.ends_with("/bin/run has no file instead of 3 bytes"))
+            matches!(damage(), Fault::Damaged { why, .. } if why.ends_with("/bin/run has no file instead of 3 bytes"))
         );
         fs::remove_dir(store.root.path("/s/bin")).unwrap();
-        assert!(matches!(damage(), Fault::Damaged(why) if why.ends_with("the directory /bin is gone")));
+        assert!(
+            matches!(damage(), Fault::Damaged { why, .. } if why.ends_with("the directory /bin is gone"))
+        );
     }
 
     #[test]

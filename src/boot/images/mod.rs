@@ -9,9 +9,12 @@
 
 pub mod acts;
 mod check;
+mod held;
+mod keep;
+mod look;
 mod marks;
+mod suspicion;
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tracing::{info, warn};
@@ -19,15 +22,14 @@ use tracing::{info, warn};
 pub use acts::{ImageError, Tool};
 pub use marks::{begin_of_boot, end_of_boot};
 
-use self::acts::{Checked, Damaged, Imported};
+use self::acts::Imported;
 use super::act::run_act;
 use super::{Downloader, Pass, Severity, Watcher};
 use crate::apply::{self, ArtifactError, Wanted};
-use crate::containerd::Client;
 use crate::error::Chain;
 use crate::facts::archive::full_name;
 use crate::inventory::{self, Archive, Inventory};
-use crate::paths::{self, IMAGES, IMAGES_CHECKED, IMAGES_LOCK};
+use crate::paths::{self, IMAGES, IMAGES_LOCK};
 use crate::plan::{PlannedImage, Refusal, images};
 use crate::role::Snapshotter;
 use crate::sys::systemd::Systemd;
@@ -37,8 +39,6 @@ use crate::sys::{Clock, Root, host, lock};
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long an act may take: a large archive on a slow disk.
 const LIMIT: Duration = Duration::from_secs(3600);
-/// Label that keeps an image from the kubelet's collection (containerd: `internal/cri/labels`).
-const PINNED: (&str, &str) = ("io.cri-containerd.pinned", "pinned");
 
 /// What there is to do, as a pass saw it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +51,8 @@ pub struct Work {
     pub tool: Tool,
     /// ctr has to be told to do the import by itself (2.x).
     pub is_local: bool,
+    /// This containerd keeps pinned images from the kubelet's collection.
+    pub heeds_pins: bool,
     /// When containerd was started, in seconds since boot.
     pub started: u64,
 }
@@ -65,6 +67,7 @@ impl Work {
         let runtime = &pass.facts.runtime;
         let unit = runtime.units.get("containerd")?.known().filter(|unit| unit.active == "active")?;
         let (directory, _) = runtime.containerd.binary.known()?.rsplit_once('/')?;
+        let version = *runtime.containerd.version.known()?;
         let snapshotter = plan.storage.as_ref().map(|storage| storage.choice.snapshotter);
         Some(Self {
             archives: images::all(duty),
@@ -77,7 +80,8 @@ impl Work {
                     Some(Snapshotter::Overlayfs) | None => "overlayfs".to_owned(),
                 },
             },
-            is_local: runtime.containerd.version.known()?.0 >= 2,
+            is_local: version.0 >= 2,
+            heeds_pins: images::heeds_pins(version),
             started: unit.since_monotonic_s,
         })
     }
@@ -148,19 +152,24 @@ fn import_failed(error: &(dyn std::error::Error + 'static)) -> Refusal {
 
 async fn all(hands: &Hands<'_>, work: &Work, standing: &mut Standing) -> Result<(), Refusal> {
     tidy(hands.root, work);
-    if Inventory::load(hands.root).boot.suspect {
-        standing.found = verify(hands, work).await?;
+    let recorded = Inventory::load(hands.root);
+    if recorded.boot.suspect {
+        // A look that fails is no reason to leave out what is missing.
+        match suspicion::verify(hands, work).await {
+            Ok(found) => standing.found = found,
+            Err(trouble) => standing.troubles.push((trouble, Severity::Warn)),
+        }
     }
-    if work.archives.is_empty() && work.sandbox.is_none() {
+    if work.archives.is_empty() && work.sandbox.is_none() && recorded.archives.is_empty() {
         return Ok(());
     }
-    forget_vanished(hands.root, work).await?;
+    keep::forget_vanished(hands, work).await?;
     for archive in &work.archives {
         if let Err(trouble) = bring(hands, work, archive).await {
             standing.troubles.push(trouble);
         }
     }
-    pin(hands.root, work).await
+    keep::pin(hands.root, work).await
 }
 
 /// Removes archives, and parts of some, that the assignment does not name.
@@ -176,29 +185,6 @@ fn tidy(root: &Root, work: &Work) {
             }
         }
     }
-}
-
-/// An archive whose images are gone from the store counts as not imported.
-async fn forget_vanished(root: &Root, work: &Work) -> Result<(), Refusal> {
-    let there = names_in_store(root).await?;
-    let is_gone = |archive: &Archive| archive.images.iter().any(|name| !there.contains(name));
-    let wanted = |sha256: &String| work.archives.iter().any(|image| image.sha256.as_str() == sha256);
-    let recorded = Inventory::load(root).archives.into_iter();
-    let gone: Vec<String> =
-        recorded.filter(|(sha256, it)| wanted(sha256) && is_gone(it)).map(|(sha256, _)| sha256).collect();
-    for sha256 in &gone {
-        info!(EDGE_STEP = "images", EDGE_ARCHIVE = %sha256, "images are gone from the store, importing them again");
-        root.remove_file(&paths::imported(sha256)).map_err(|error| import_failed(&error))?;
-    }
-    let forget = |inventory: &mut Inventory| inventory.archives.retain(|sha256, _| !gone.contains(sha256));
-    inventory::update(root, forget).map_err(|error| import_failed(&error))?;
-    Ok(())
-}
-
-async fn names_in_store(root: &Root) -> Result<BTreeSet<String>, Refusal> {
-    let client = Client::connect(root).await.map_err(|error| import_failed(&error))?;
-    let images = client.images().await.map_err(|error| import_failed(&error))?;
-    Ok(images.into_iter().map(|image| image.name).collect())
 }
 
 /// One archive, to its end: on disk, in the store, recorded.
@@ -280,6 +266,16 @@ fn words(first: &[&str], tool: &Tool) -> Vec<String> {
     first.iter().chain(&tool).map(|word| (*word).to_owned()).collect()
 }
 
+/// An import that found no room is told each time, and tried again only when there is some.
+fn no_room(root: &Root, path: &str, needed: u64) -> Result<Option<Vec<String>>, Refusal> {
+    let Err(no_room) = acts::room(root, needed) else {
+        root.remove_file(path).map_err(|error| import_failed(&error))?;
+        return Ok(None);
+    };
+    let why = Chain(&ImageError::NoRoom(no_room)).to_string();
+    Err(Refusal::new("EB-image-import", why, "free some (crictl rmi --prune); it goes on by itself then"))
+}
+
 /// The images of an import that ended well in this boot; its failure is told once.
 fn ended(root: &Root, sha256: &str, boot_id: &str) -> Result<Option<Vec<String>>, Refusal> {
     let path = paths::imported(sha256);
@@ -287,6 +283,9 @@ fn ended(root: &Root, sha256: &str, boot_id: &str) -> Result<Option<Vec<String>>
         return Ok(None);
     };
     let Some(why) = result.error else { return Ok(Some(result.images)) };
+    if let Some(needed) = result.lacks {
+        return no_room(root, &path, needed);
+    }
     root.remove_file(&path).map_err(|error| import_failed(&error))?;
     if result.is_archive_bad {
         root.remove_file(&paths::image_archive(sha256)).map_err(|error| import_failed(&error))?;
@@ -294,93 +293,36 @@ fn ended(root: &Root, sha256: &str, boot_id: &str) -> Result<Option<Vec<String>>
     Err(Refusal::new("EB-image-import", why, "it is tried again by itself"))
 }
 
-/// Marks the sandbox image, so that the kubelet does not collect it.
-async fn pin(root: &Root, work: &Work) -> Result<(), Refusal> {
-    let Some(sandbox) = &work.sandbox else { return Ok(()) };
-    let client = Client::connect(root).await.map_err(|error| import_failed(&error))?;
-    let images = client.images().await.map_err(|error| import_failed(&error))?;
-    let (key, value) = PINNED;
-    let is_loose = |image: &&crate::containerd::Image| {
-        image.name == *sandbox && image.labels.get(key).map(String::as_str) != Some(value)
-    };
-    if images.iter().find(is_loose).is_some() {
-        client.label_image(sandbox, key, value).await.map_err(|error| import_failed(&error))?;
-        info!(EDGE_STEP = "images", EDGE_IMAGE = %sandbox, "sandbox image is pinned");
-    }
-    Ok(())
-}
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+mod tests {
+    use super::*;
+    use crate::sys::atomic;
 
-/// After a boot that ended without a good end: looks at all images, and removes
-/// those that are not whole. What an archive brought comes back from it.
-async fn verify(hands: &Hands<'_>, work: &Work) -> Result<Vec<Refusal>, Refusal> {
-    let failed = |error: &(dyn std::error::Error + 'static)| {
-        Refusal::new(
-            "EB-image-damaged",
-            format!("images could not be verified: {}", Chain(error)),
-            "it is tried again by itself",
-        )
-    };
-    hands.watcher.doing("images are verified after a power cut");
-    let since = Inventory::load(hands.root).boot.good_until.to_string();
-    let mut args = words(&["--since", &since], &work.tool);
-    args.extend(work.sandbox.iter().flat_map(|image| ["--sandbox".to_owned(), image.clone()]));
-    run_act((hands.root, hands.systemd), "verify-images", &args, LIMIT)
-        .await
-        .map_err(|error| failed(&error))?;
-    let checked = acts::left::<Checked>(hands.root, IMAGES_CHECKED).unwrap_or_default();
-    info!(
-        EDGE_STEP = "images",
-        EDGE_IMAGES = checked.images,
-        EDGE_DAMAGED = checked.damaged.len(),
-        "images were verified after an unclean stop"
-    );
-    for why in &checked.unread {
-        warn!(EDGE_STEP = "images", EDGE_REASON = %why, "image could not be verified, ignoring");
-    }
-    let found = damage(&checked.damaged);
-    if !checked.damaged.is_empty() {
-        forget_damaged(hands.root, &checked.damaged).map_err(|error| failed(&error))?;
-        let names = checked.damaged.iter().flat_map(|it| it.names.iter().cloned());
-        let mut args = words(&[], &work.tool);
-        args.extend(names.flat_map(|name| ["--image".to_owned(), name]));
-        run_act((hands.root, hands.systemd), "remove-images", &args, LIMIT)
-            .await
-            .map_err(|error| failed(&error))?;
-    }
-    inventory::update(hands.root, |inventory| inventory.boot.suspect = false)
-        .map_err(|error| failed(&error))?;
-    Ok(found)
-}
-
-fn damage(damaged: &[Damaged]) -> Vec<Refusal> {
-    let words = |it: &Damaged| {
-        let what = format!("{}: {}", it.names.join(", "), it.why);
-        warn!(EDGE_STEP = "images", EDGE_CODE = "EB-image-damaged", EDGE_REASON = %what, "image is damaged, removing it");
-        Refusal::new(
-            "EB-image-damaged",
-            what,
-            "it was removed and comes back from its archive, or by the next pull",
-        )
-    };
-    damaged.iter().map(words).collect()
-}
-
-/// Durable before anything is removed: a cut in between imports them again.
-fn forget_damaged(root: &Root, damaged: &[Damaged]) -> Result<(), crate::sys::statefile::StateError> {
-    let names: BTreeSet<&String> = damaged.iter().flat_map(|it| &it.names).collect();
-    let is_hit = |archive: &Archive| archive.images.iter().any(|name| names.contains(name));
-    let forget = |inventory: &mut Inventory| {
-        let hit = inventory.archives.iter().filter(|(_, it)| is_hit(it)).map(|(sha256, _)| sha256.clone());
-        for sha256 in hit.collect::<Vec<_>>() {
-            inventory.archives.remove(&sha256);
-            // No boot has this id: what is left of it goes before the import.
-            inventory.unfinished.insert(sha256, "damaged".to_owned());
+    #[test]
+    fn an_import_without_room_is_told_with_numbers_and_rests_until_there_is_some() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        let path = paths::imported("aa");
+        let result = Imported {
+            boot_id: "b".into(),
+            error: Some("no room".into()),
+            lacks: Some(u64::MAX),
+            ..Imported::default()
+        };
+        root.make_dir(paths::RUN_DIR, 0o755).unwrap();
+        root.make_dir(paths::CONTAINERD_ROOT, 0o711).unwrap();
+        atomic::write_volatile(&root, &path, &serde_json::to_vec(&result).unwrap(), 0o600).unwrap();
+        for _ in 0..2 {
+            let why = ended(&root, "aa", "b").unwrap_err();
+            assert_eq!(why.code, "EB-image-import");
+            assert!(why.reason.contains(&format!("{} bytes more are needed", u64::MAX)), "{why}");
+            assert!(root.exists(&path), "the next round would try it again");
         }
-    };
-    let sha256s: Vec<String> = Inventory::load(root).archives.into_keys().collect();
-    inventory::update(root, forget)?;
-    for sha256 in sha256s.iter().filter(|sha256| !Inventory::load(root).archives.contains_key(*sha256)) {
-        root.remove_file(&paths::imported(sha256))?;
+        let result = Imported { lacks: Some(0), ..result };
+        root.remove_own_dir(paths::CONTAINERD_ROOT).unwrap();
+        atomic::write_volatile(&root, &path, &serde_json::to_vec(&result).unwrap(), 0o600).unwrap();
+        assert_eq!(ended(&root, "aa", "b"), Ok(None));
+        assert!(!root.exists(&path), "there is room: it is tried again");
     }
-    Ok(())
 }
