@@ -13,8 +13,8 @@ use crate::error::{Chain, ErrorKind};
 use crate::plan::PlannedArtifact;
 use crate::role::words::{ArtifactUrl, Sha256Hex};
 use crate::sys::root::FileError;
-use crate::sys::sink::Sink;
-use crate::sys::{Root, atomic, fault};
+use crate::sys::sink::{NoRoom, Sink};
+use crate::sys::{Root, atomic, fault, space};
 
 /// Where a download stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,17 +62,30 @@ pub enum ArtifactError {
         /// One of them gave a whole file that is another one: no link's fault.
         is_wrong: bool,
     },
-    /// There is no room for it; nothing of it was kept.
-    #[error("{title}: no space left on the disk of {path}; free some, nothing of it was kept")]
+    /// There is no room for it.
+    #[error("{title}: no space left on the disk of {path}{}; free some, {}", numbers(no_room.as_ref()), kept(*is_kept))]
     Full {
         /// What it is.
         title: String,
         /// Where it should lie.
         path: String,
+        /// How much is needed, and how much is free; `None` when the disk itself
+        /// took no more.
+        no_room: Option<NoRoom>,
+        /// What came stays for the next try.
+        is_kept: bool,
     },
     /// The file system said no.
     #[error(transparent)]
     File(#[from] FileError),
+}
+
+fn numbers(no_room: Option<&NoRoom>) -> String {
+    no_room.map(|it| format!(": {it}")).unwrap_or_default()
+}
+
+fn kept(is_kept: bool) -> &'static str {
+    if is_kept { "what came stays for the next try" } else { "nothing of it was kept" }
 }
 
 impl ArtifactError {
@@ -133,18 +146,33 @@ pub async fn bring(root: &Root, wanted: Wanted<'_>, download: &impl Download) ->
                 root.remove_file(&tag_file(&part))?;
                 return Ok(());
             }
-            Err(why) if is_full(&*why) => {
-                drop_part(root, &part)?;
-                let (title, path) = (wanted.title.to_owned(), wanted.path.to_owned());
-                return Err(ArtifactError::Full { title, path });
-            }
-            Err(why) => {
-                is_wrong |= why.is::<Wrong>();
-                tried.push(format!("{url}: {}", Chain(&*why)));
-            }
+            Err(why) => match fullness(&*why) {
+                Some(no_room) => return Err(full(root, wanted, no_room)?),
+                None => {
+                    is_wrong |= why.is::<Wrong>();
+                    tried.push(format!("{url}: {}", Chain(&*why)));
+                }
+            },
         }
     }
     Err(ArtifactError::NoSource { title: wanted.title.to_owned(), tried, is_wrong })
+}
+
+/// What came stays only while it takes nothing of what must stay free, and could
+/// lead to the whole one day; else the host has its space back.
+fn full(root: &Root, wanted: Wanted<'_>, no_room: Option<NoRoom>) -> Result<ArtifactError, FileError> {
+    let part = format!("{}.part", wanted.path);
+    let came = root.stat(&part)?.map_or(0, |stat| stat.size);
+    let is_kept = came > 0 && no_room.is_some_and(|it| may_fit(it, came));
+    if !is_kept {
+        drop_part(root, &part)?;
+    }
+    let (title, path) = (wanted.title.to_owned(), wanted.path.to_owned());
+    Ok(ArtifactError::Full { title, path, no_room, is_kept })
+}
+
+fn may_fit(NoRoom { needed, free, total }: NoRoom, came: u64) -> bool {
+    space::fits(0, (free, total)) && space::fits(needed.saturating_add(came), (total, total))
 }
 
 /// A whole file came, and it is another one.
@@ -165,7 +193,7 @@ async fn attempt(root: &Root, wanted: Wanted<'_>, url: &str, download: &impl Dow
     let mut sink = take_up(root, &part).await?;
     let had = sink.size;
     if had > 0 && sink.is(wanted.sha256.as_str()) {
-        return Ok(());
+        return Ok(sink.sync().await?);
     }
     let came = fill(root, (wanted.title, url), &mut sink, download).await;
     remember_tag(root, &part, &sink)?;
@@ -175,7 +203,8 @@ async fn attempt(root: &Root, wanted: Wanted<'_>, url: &str, download: &impl Dow
         fill(root, (wanted.title, url), &mut sink, download).await?;
     }
     if sink.is(wanted.sha256.as_str()) {
-        return Ok(());
+        // Its name is given on the event loop: nothing may be left to sync then.
+        return Ok(sink.sync().await?);
     }
     let begin = sink.begin(64).unwrap_or_default();
     let found = sink.digest();
@@ -194,19 +223,13 @@ async fn fill(
         return Ok(download.download(title, url, sink).await?);
     };
     sink.clear()?;
-    let mut from = sink.open_source(root, path)?;
-    while sink.copy_some(&mut from)? {
-        tokio::task::yield_now().await;
-    }
-    Ok(())
+    Ok(sink.copy(root, path).await?)
 }
 
-/// What an earlier try left, hashed piece by piece so that others get a turn.
+/// What an earlier try left, hashed again.
 async fn take_up(root: &Root, part: &str) -> Result<Sink, Why> {
     let mut sink = Sink::resume(root, part)?;
-    while sink.catch_up()? {
-        tokio::task::yield_now().await;
-    }
+    sink.catch_up().await?;
     sink.tag = root.read_text(&tag_file(part)).ok().flatten().filter(|_| sink.size > 0);
     Ok(sink)
 }
@@ -233,17 +256,25 @@ fn is_page(begin: &[u8]) -> bool {
     text.starts_with("<!doctype") || text.starts_with("<html")
 }
 
-fn is_full(why: &(dyn std::error::Error + 'static)) -> bool {
-    let full =
-        |error: &io::Error| matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+/// The error with which a disk took no more, wherever it stands in the chain.
+fn out_of_space<'a>(why: &'a (dyn std::error::Error + 'static)) -> Option<&'a io::Error> {
+    let is_full = |error: &&io::Error| {
+        matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    };
     let mut cause = Some(why);
     while let Some(now) = cause {
-        if now.downcast_ref().is_some_and(full) {
-            return true;
+        if let Some(error) = now.downcast_ref().filter(is_full) {
+            return Some(error);
         }
         cause = now.source();
     }
-    false
+    None
+}
+
+/// Whether the cause is a full disk, and what it lacks where that is known.
+#[must_use]
+pub fn fullness(why: &(dyn std::error::Error + 'static)) -> Option<Option<NoRoom>> {
+    out_of_space(why).map(|error| error.get_ref().and_then(|inner| inner.downcast_ref()).copied())
 }
 
 #[cfg(test)]
@@ -341,7 +372,58 @@ mod tests {
         let case = case(&[Err(io::ErrorKind::BrokenPipe), Err(io::ErrorKind::StorageFull)]);
         case.try_once().unwrap_err();
         let error = case.try_once().unwrap_err();
-        assert!(error.to_string().starts_with("f: no space left on the disk"), "{error}");
+        assert!(error.to_string().starts_with("f: no space left on the disk of /f; free some"), "{error}");
         assert_eq!(case.files(), [] as [String; 0]);
+    }
+
+    #[test]
+    fn what_came_stays_only_while_it_is_in_nobodys_way_and_may_become_whole() {
+        const GIB: u64 = 1 << 30;
+        for (needed, free, total, is_kept) in [
+            // The floor of 2 GiB stands, and a larger disk than now's use is there.
+            (9 * GIB, 4 * GIB, 20 * GIB, true),
+            // Others have eaten into the floor.
+            (9 * GIB, GIB, 20 * GIB, false),
+            // It could not be there if nothing else were.
+            (18 * GIB, 4 * GIB, 20 * GIB, false),
+        ] {
+            let case = case(&[Err(io::ErrorKind::BrokenPipe)]);
+            case.try_once().unwrap_err();
+            let no_room = NoRoom { needed, free, total };
+            let urls = ["https://one.example/f".parse().unwrap()];
+            let sha256 = DIGEST.parse().unwrap();
+            let wanted = Wanted { title: "f", path: "/f", mode: 0o600, urls: &urls, sha256: &sha256 };
+            let error = full(&case.root, wanted, Some(no_room)).unwrap();
+            assert_eq!(case.files().is_empty(), !is_kept, "{error}");
+            assert_eq!(error.to_string().ends_with("nothing of it was kept"), !is_kept, "{error}");
+            assert!(
+                error.to_string().contains(&format!("{needed} bytes more are needed, {free} of {total}"))
+            );
+        }
+    }
+
+    #[test]
+    fn a_local_file_is_copied_and_one_without_room_is_not_begun() {
+        let case = case(&[]);
+        let try_file = || {
+            let urls = ["file:///source".parse().unwrap()];
+            let sha256 = DIGEST.parse().unwrap();
+            let wanted = Wanted { title: "f", path: "/f", mode: 0o600, urls: &urls, sha256: &sha256 };
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(bring(&case.root, wanted, &case.download))
+        };
+        atomic::write(&case.root, "/source", b"", 0o600).unwrap();
+        std::fs::OpenOptions::new()
+            .write(true)
+            .open(case.root.path("/source"))
+            .unwrap()
+            .set_len(8 << 40)
+            .unwrap();
+        assert!(matches!(try_file().unwrap_err(), ArtifactError::Full { no_room: Some(_), .. }));
+        assert_eq!(case.files(), ["source"]);
+        atomic::write(&case.root, "/source", b"abcdef", 0o600).unwrap();
+        try_file().unwrap();
+        assert_eq!(case.files(), ["f", "source"]);
+        assert_eq!(case.root.read("/f").unwrap().unwrap(), b"abcdef");
     }
 }

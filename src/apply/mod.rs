@@ -15,7 +15,7 @@ mod store;
 
 use thiserror::Error;
 
-pub use artifact::{ArtifactError, Download, DownloadError, Progress, Wanted, bring};
+pub use artifact::{ArtifactError, Download, DownloadError, Progress, Wanted, bring, fullness};
 pub use mend::mend;
 pub use rollback::rollback;
 pub use store::set_store_aside;

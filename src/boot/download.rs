@@ -1,20 +1,25 @@
 //! How artifacts travel.
 //!
 //! Owns the client for them: anybody may answer, because only the signed
-//! digest decides what is used.
+//! digest decides what is used. Remembers what found no room, and lets it rest.
 
-use std::io::Write as _;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::time::Duration;
+use std::{error, io};
 
-use crate::apply::{Download, DownloadError, Progress};
+use crate::apply::{Download, DownloadError, Progress, fullness};
 use crate::enrol::{CentralSettings, Source};
+use crate::sys::clock;
 use crate::sys::http::{Client, HttpError, Proof, Settings};
-use crate::sys::sink::Sink;
+use crate::sys::sink::{NoRoom, Sink};
 
 /// Longest pause between two pieces.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// A power cut loses at most this many bytes of what came.
-const SYNCED: u64 = 32 << 20;
+/// What found no room is not asked for again before this has passed: a source
+/// that does not say how large its file is would fill the disk each time.
+const REST: Duration = Duration::from_secs(600);
 
 /// Is told how a download goes.
 pub trait Watcher: std::fmt::Debug {
@@ -33,12 +38,40 @@ impl Watcher for Quiet {
     fn progress(&self, _: &str, _: Progress) {}
 }
 
+/// Until when a URL rests (in time since boot), and what its file lacked where
+/// that is known.
+type Rest = (Duration, Option<NoRoom>);
+
+/// URLs whose files found no room. Copies share one memory.
+#[derive(Debug, Clone, Default)]
+pub struct Rests(Rc<RefCell<BTreeMap<String, Rest>>>);
+
+impl Rests {
+    /// Fails as the last try did, while `url` rests.
+    fn heed(&self, url: &str, now: Duration) -> io::Result<()> {
+        match self.0.borrow().get(url).filter(|(until, _)| now < *until) {
+            Some((_, Some(no_room))) => Err(io::Error::new(io::ErrorKind::StorageFull, *no_room)),
+            Some((_, None)) => Err(io::ErrorKind::StorageFull.into()),
+            None => Ok(()),
+        }
+    }
+
+    fn note(&self, url: &str, no_room: Option<NoRoom>, now: Duration) {
+        let mut rests = self.0.borrow_mut();
+        rests.retain(|_, (until, _)| now < *until);
+        rests.insert(url.to_owned(), (now + REST, no_room));
+    }
+}
+
 /// Brings artifacts over HTTPS.
 #[derive(Debug)]
 pub struct Downloader<'a> {
     client: Result<Client, String>,
     watcher: &'a dyn Watcher,
+    rests: Rests,
 }
+
+type Why = Box<dyn error::Error + Send + Sync>;
 
 impl<'a> Downloader<'a> {
     /// Uses the resolvers and the proxy of the settings.
@@ -56,15 +89,17 @@ impl<'a> Downloader<'a> {
             // Nobody's certificate is looked at: the digest proves the content.
             believable: None,
         };
-        Self { client: Client::new(&settings).map_err(|error| error.to_string()), watcher }
+        let client = Client::new(&settings).map_err(|error| error.to_string());
+        Self { client, watcher, rests: Rests::default() }
     }
 
-    async fn bring(
-        &self,
-        title: &str,
-        url: &str,
-        sink: &mut Sink,
-    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// Uses a memory that lives longer than this.
+    #[must_use]
+    pub fn resting(self, rests: &Rests) -> Self {
+        Self { rests: rests.clone(), ..self }
+    }
+
+    async fn bring(&self, title: &str, url: &str, sink: &mut Sink) -> Result<(), Why> {
         let client = self.client.as_ref().map_err(|text| text.clone())?;
         let mut download = client.download_rest(url, (sink.size, sink.tag.as_deref()), PATIENCE).await?;
         if download.status() == 416 && sink.size > 0 {
@@ -79,10 +114,11 @@ impl<'a> Downloader<'a> {
             status => return Err(format!("status {status}").into()),
         }
         sink.tag = download.tag();
-        let total = download.length().map(|rest| sink.size + rest);
+        let total = download.length().map(|rest| sink.size.saturating_add(rest));
+        sink.room(download.length()).await?;
         while let Some(bytes) = download.chunk().await? {
-            sink.write_all(&bytes)?;
-            sink.sync(SYNCED).await?;
+            let come = sink.size + bytes.len() as u64;
+            sink.take(&bytes, total.map(|total| total.saturating_sub(come))).await?;
             self.watcher.progress(title, Progress { done: sink.size, total });
         }
         match total {
@@ -96,7 +132,87 @@ impl<'a> Downloader<'a> {
 
 impl Download for Downloader<'_> {
     async fn download(&self, title: &str, url: &str, sink: &mut Sink) -> Result<(), DownloadError> {
+        let failed = |source: Why| DownloadError { url: url.to_owned(), source };
+        self.rests.heed(url, clock::monotonic()).map_err(|error| failed(error.into()))?;
         let brought = self.bring(title, url, sink).await;
-        brought.map_err(|source| DownloadError { url: url.to_owned(), source })
+        if let Some(no_room) = brought.as_ref().err().and_then(|why| fullness(&**why)) {
+            self.rests.note(url, no_room, clock::monotonic());
+        }
+        brought.map_err(failed)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::apply::{self, ArtifactError, Wanted};
+    use crate::sys::Root;
+
+    /// Answers everybody with a file that no disk has room for; counts them.
+    fn server() -> (String, Arc<AtomicUsize>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/f.tar", listener.local_addr().unwrap());
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&asked);
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().map_while(Result::ok) {
+                count.fetch_add(1, Ordering::SeqCst);
+                let _ = stream.read(&mut [0; 4096]);
+                let head = "HTTP/1.1 200 OK\r\nContent-Length: 8796093022208\r\n\r\nabc";
+                let _ = stream.write_all(head.as_bytes());
+            }
+        });
+        (url, asked)
+    }
+
+    #[tokio::test]
+    async fn what_no_disk_has_room_for_is_not_begun_and_not_asked_for_again_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        let (url, asked) = server();
+        let (urls, sha256) = ([url.parse().unwrap()], "00".repeat(32).parse().unwrap());
+        let wanted = Wanted { title: "f", path: "/f", mode: 0o600, urls: &urls, sha256: &sha256 };
+        let rests = Rests::default();
+        for _ in 0..2 {
+            // A downloader for each try, as passes make them.
+            let downloader = Downloader::new(&Source::None, &Quiet).resting(&rests);
+            let error = apply::bring(&root, wanted, &downloader).await.unwrap_err();
+            let needed = |it: &NoRoom| it.needed;
+            assert!(
+                matches!(&error, ArtifactError::Full { no_room, is_kept: false, .. } if no_room.as_ref().map(needed) == Some(8 << 40)),
+                "{error:?}"
+            );
+            let words = error.to_string();
+            assert!(
+                words
+                    .starts_with("f: no space left on the disk of /f: 8796093022208 bytes more are needed, "),
+                "{words}"
+            );
+            assert_eq!(root.list("/").unwrap(), [] as [String; 0]);
+        }
+        assert_eq!(asked.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn what_found_no_room_rests_and_is_then_asked_for_again() {
+        let rests = Rests::default();
+        let (begin, no_room) = (Duration::from_secs(7), NoRoom { needed: 3, free: 2, total: 9 });
+        rests.note("a", Some(no_room), begin);
+        rests.note("b", None, begin + REST / 2);
+        // Whoever shares the memory, of a later pass too.
+        let later = rests.clone();
+        let error = later.heed("a", begin + REST / 2).unwrap_err();
+        assert_eq!(fullness(&error), Some(Some(no_room)));
+        assert!(later.heed("c", begin).is_ok());
+        assert!(later.heed("a", begin + REST).is_ok());
+        assert_eq!(fullness(&later.heed("b", begin + REST).unwrap_err()), Some(None));
+        later.note("c", None, begin + REST);
+        assert_eq!(rests.0.borrow().len(), 2, "what rested long enough is forgotten");
     }
 }

@@ -4,8 +4,10 @@
 //! Owns statvfs(3) and the one use of `sysinfo`. Used for the running host
 //! only; never for a foreign root.
 
+use std::fs::File;
+
 use nix::errno::Errno;
-use nix::sys::statvfs::{Statvfs, statvfs};
+use nix::sys::statvfs::{Statvfs, fstatvfs, statvfs};
 use sysinfo::{CpuRefreshKind, System};
 
 use super::root::Root;
@@ -17,6 +19,9 @@ pub struct Space {
     pub total_bytes: u64,
     /// Bytes free for root.
     pub free_bytes: u64,
+    /// Bytes free for everybody, without what is reserved for root: what the
+    /// kubelet counts.
+    pub available_bytes: u64,
     /// Free inodes; `None` where their number is not fixed (btrfs).
     pub free_inodes: Option<u64>,
 }
@@ -27,12 +32,24 @@ pub struct Space {
 /// # Errors
 /// When the kernel does not tell.
 pub fn space(root: &Root, path: &str) -> Result<Space, Errno> {
-    let answer = statvfs(&root.path(path))?;
-    Ok(Space {
-        total_bytes: bytes(&answer, wide(answer.blocks())),
-        free_bytes: bytes(&answer, wide(answer.blocks_free())),
+    statvfs(&root.path(path)).map(|answer| told(&answer))
+}
+
+/// Space of the file system that holds an open file. Blocks as [`space`] does.
+///
+/// # Errors
+/// When the kernel does not tell.
+pub fn space_of(file: &File) -> Result<Space, Errno> {
+    fstatvfs(file).map(|answer| told(&answer))
+}
+
+fn told(answer: &Statvfs) -> Space {
+    Space {
+        total_bytes: bytes(answer, wide(answer.blocks())),
+        free_bytes: bytes(answer, wide(answer.blocks_free())),
+        available_bytes: bytes(answer, wide(answer.blocks_available())),
         free_inodes: (wide(answer.files()) > 0).then(|| wide(answer.files_free())),
-    })
+    }
 }
 
 fn bytes(answer: &Statvfs, blocks: u64) -> u64 {
@@ -93,6 +110,7 @@ mod tests {
         assert!(cpus().unwrap() > 0);
         let space = space(&Root::default(), "/").unwrap();
         assert!(space.total_bytes > 0 && space.free_bytes <= space.total_bytes);
+        assert!(space.available_bytes <= space.free_bytes);
     }
 
     #[test]

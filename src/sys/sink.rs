@@ -1,18 +1,39 @@
 //! A file that is hashed while it is written.
 //!
-//! Owns how a large file comes in piece by piece under a temporary name. It is
-//! given its final name by [`super::atomic::publish`] only.
+//! Owns how a large file comes in piece by piece under a temporary name, and
+//! what it leaves free on its disk. It is given its final name by
+//! [`super::atomic::publish`] only. What may wait for a disk for long (reading,
+//! making durable) is done beside the event loop.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::PathBuf;
 
 use sha2::{Digest as _, Sha256};
+use thiserror::Error;
+use tokio::task::spawn_blocking;
 
 use super::root::{FileError, Root};
+use super::{machine, space};
 
-/// Most bytes of an earlier try that one step reads again.
-const STEP: u64 = 4 << 20;
+/// How much is read at once.
+const PIECE: u64 = 1 << 20;
+/// A power cut loses at most this many bytes of what came, and the disk is
+/// looked at this often.
+const SYNCED: u64 = 32 << 20;
+
+/// With what comes, less than the floor of [`space`] would stay free.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("{needed} bytes more are needed, {free} of {total} are free, and {} stay free", space::floor(*total))]
+pub struct NoRoom {
+    /// Bytes that would come.
+    pub needed: u64,
+    /// Bytes that are free for everybody.
+    pub free: u64,
+    /// Size of the file system.
+    pub total: u64,
+}
 
 /// An open file and the SHA-256 of what went into it.
 #[derive(Debug)]
@@ -51,22 +72,24 @@ impl Sink {
         Ok(Self { file, hash: Sha256::new(), size: 0, tag: None, unsynced: 0 })
     }
 
-    /// Reads the next part of what was there; whether there is more.
+    /// Reads what was there, so that it counts.
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn catch_up(&mut self) -> io::Result<bool> {
-        let mut buffer = vec![0; 256 * 1024];
-        let end = self.size + STEP;
-        while self.size < end {
-            let count = self.file.read(&mut buffer)?;
-            if count == 0 {
-                return Ok(false);
+    pub async fn catch_up(&mut self) -> io::Result<()> {
+        loop {
+            let bytes = piece(&self.file).await?;
+            if bytes.is_empty() {
+                return Ok(());
             }
-            self.hash.update(&buffer[..count]);
-            self.size += count as u64;
+            self.count(&bytes);
         }
-        Ok(true)
+    }
+
+    fn count(&mut self, bytes: &[u8]) {
+        self.hash.update(bytes);
+        self.size += bytes.len() as u64;
+        self.unsynced += bytes.len() as u64;
     }
 
     /// Begins anew with an empty file.
@@ -100,34 +123,70 @@ impl Sink {
         Ok(bytes)
     }
 
-    /// Makes what came so far durable, when that is more than `most` bytes: a
-    /// power cut then loses no more than that.
+    /// Makes what came so far durable.
     ///
     /// # Errors
     /// When the disk does not take it.
-    pub async fn sync(&mut self, most: u64) -> io::Result<()> {
-        if self.unsynced <= most {
+    pub async fn sync(&mut self) -> io::Result<()> {
+        if self.unsynced == 0 {
             return Ok(());
         }
         self.unsynced = 0;
         let file = self.file.try_clone()?;
-        tokio::task::spawn_blocking(move || file.sync_data()).await.map_err(io::Error::other)?
+        spawn_blocking(move || file.sync_data()).await.map_err(io::Error::other)?
     }
 
-    /// Opens another file below `root`, for [`Sink::copy_some`].
+    /// Looks whether `rest` more bytes find room; when nobody said how many are
+    /// still to come, as many as come until the next look.
     ///
     /// # Errors
-    /// When it cannot be read.
-    pub fn open_source(&self, root: &Root, from: &str) -> Result<File, FileError> {
-        File::open(root.path(from)).map_err(|error| FileError::new("copy", from, error))
+    /// [`NoRoom`] as an error of the kind `StorageFull`, or when the kernel does
+    /// not tell.
+    pub async fn room(&self, rest: Option<u64>) -> io::Result<()> {
+        let file = self.file.try_clone()?;
+        let told = spawn_blocking(move || machine::space_of(&file)).await.map_err(io::Error::other)?;
+        let (needed, told) = (rest.unwrap_or(SYNCED), told?);
+        let (free, total) = (told.available_bytes, told.total_bytes);
+        if space::fits(needed, (free, total)) {
+            return Ok(());
+        }
+        Err(io::Error::new(io::ErrorKind::StorageFull, NoRoom { needed, free, total }))
     }
 
-    /// Takes the next part of another file; whether there is more.
+    /// Takes the next bytes, of which `rest` are still to come after them. Every
+    /// 32 MiB they are made durable, and room is looked for.
     ///
     /// # Errors
-    /// When it cannot be read, or the disk is full.
-    pub fn copy_some(&mut self, from: &mut File) -> io::Result<bool> {
-        Ok(io::copy(&mut from.take(STEP), self)? == STEP)
+    /// As [`Sink::room`] and [`Sink::sync`], or when the disk is full.
+    pub async fn take(&mut self, bytes: &[u8], rest: Option<u64>) -> io::Result<()> {
+        self.write_all(bytes)?;
+        if self.unsynced <= SYNCED {
+            return Ok(());
+        }
+        self.sync().await?;
+        self.room(rest).await
+    }
+
+    /// Takes all of another file below `root`.
+    ///
+    /// # Errors
+    /// When it cannot be read, or finds no room.
+    pub async fn copy(&mut self, root: &Root, from: &str) -> Result<(), FileError> {
+        self.copy_file(root.path(from)).await.map_err(|error| FileError::new("copy", from, error))
+    }
+
+    async fn copy_file(&mut self, from: PathBuf) -> io::Result<()> {
+        let open = move || File::open(from).and_then(|file| Ok((file.metadata()?.len(), file)));
+        let (size, from) = spawn_blocking(open).await.map_err(io::Error::other)??;
+        self.room(Some(size)).await?;
+        loop {
+            let bytes = piece(&from).await?;
+            if bytes.is_empty() {
+                return Ok(());
+            }
+            let rest = size.saturating_sub(self.size + bytes.len() as u64);
+            self.take(&bytes, Some(rest)).await?;
+        }
     }
 
     /// SHA-256 of everything that went in, 64 hex digits.
@@ -135,6 +194,16 @@ impl Sink {
     pub fn digest(self) -> String {
         hex(self.hash)
     }
+}
+
+/// The next bytes of a file; none at its end.
+async fn piece(file: &File) -> io::Result<Vec<u8>> {
+    let file = file.try_clone()?;
+    let read = move || {
+        let mut bytes = Vec::new();
+        file.take(PIECE).read_to_end(&mut bytes).map(|_| bytes)
+    };
+    spawn_blocking(read).await.map_err(io::Error::other)?
 }
 
 /// SHA-256 of the file at `path`, 64 hex digits. Reads all of it at once.
@@ -167,9 +236,7 @@ fn hex(hash: Sha256) -> String {
 impl Write for Sink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let taken = self.file.write(bytes)?;
-        self.hash.update(&bytes[..taken]);
-        self.size += taken as u64;
-        self.unsynced += taken as u64;
+        self.count(&bytes[..taken]);
         Ok(taken)
     }
 
@@ -186,13 +253,13 @@ mod tests {
     /// SHA-256 of `abc`.
     const ABC: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
 
-    #[test]
-    fn what_an_earlier_try_left_counts() {
+    #[tokio::test]
+    async fn what_an_earlier_try_left_counts() {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::new(dir.path());
         Sink::create(&root, "/f").unwrap().write_all(b"ab").unwrap();
         let mut sink = Sink::resume(&root, "/f").unwrap();
-        while sink.catch_up().unwrap() {}
+        sink.catch_up().await.unwrap();
         assert_eq!((sink.size, sink.is(ABC)), (2, false));
         sink.write_all(b"c").unwrap();
         assert!(sink.is(ABC));
@@ -202,5 +269,44 @@ mod tests {
         sink.write_all(b"abc").unwrap();
         assert_eq!(sink.digest(), ABC);
         assert_eq!(std::fs::read(root.path("/f")).unwrap(), b"abc");
+    }
+
+    #[tokio::test]
+    async fn a_file_that_finds_no_room_is_not_begun() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        // Empty blocks only: larger than any disk that runs this.
+        File::create(root.path("/large")).unwrap().set_len(8 << 40).unwrap();
+        let mut sink = Sink::create(&root, "/f").unwrap();
+        let error = sink.copy(&root, "/large").await.unwrap_err();
+        let cause = std::error::Error::source(&error).unwrap().downcast_ref::<io::Error>().unwrap();
+        assert_eq!(cause.kind(), io::ErrorKind::StorageFull);
+        let no_room = cause.get_ref().unwrap().downcast_ref::<NoRoom>().unwrap();
+        assert_eq!((no_room.needed, sink.size), (8 << 40, 0));
+        assert!(no_room.free > 0 && no_room.to_string().contains("8796093022208 bytes more are needed"));
+        // While it comes, too.
+        sink.unsynced = SYNCED;
+        let error = sink.take(b"abc", Some(8 << 40)).await.unwrap_err();
+        assert_eq!((error.kind(), sink.unsynced), (io::ErrorKind::StorageFull, 0));
+    }
+
+    #[test]
+    fn the_event_loop_lives_while_a_source_hangs() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        let pipe = root.path("/pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let (done, copied) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let mut sink = Sink::create(&root, "/f").unwrap();
+            // Only a loop that goes on lets the pipe have its other end.
+            let writer =
+                async { spawn_blocking(move || std::fs::write(pipe, "abc")).await.unwrap().unwrap() };
+            let (copied, ()) = runtime.block_on(async { tokio::join!(sink.copy(&root, "/pipe"), writer) });
+            copied.unwrap();
+            done.send(sink.digest()).unwrap();
+        });
+        assert_eq!(copied.recv_timeout(std::time::Duration::from_secs(20)).unwrap(), ABC);
     }
 }
