@@ -7,6 +7,7 @@
 //! call changes nothing. What a person stopped, disabled or masked stays so.
 //! Never decides what shall run: that is the plan's.
 
+mod mount;
 pub mod person;
 pub mod record;
 mod settle;

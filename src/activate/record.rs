@@ -71,6 +71,12 @@ impl Record {
         self.units.entry(unit.to_owned()).or_default()
     }
 
+    /// It went down without a person's doing, and is to be started as at boot.
+    pub fn note_taken_down(&mut self, unit: &str) {
+        let seen = self.unit(unit);
+        (seen.up, seen.left_alone) = (false, None);
+    }
+
     /// Takes in the state of a unit that shall be down: nobody has to be left alone.
     pub fn note_unwanted(&mut self, now: &UnitState, clock: Clock) {
         self.note(now, clock);

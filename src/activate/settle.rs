@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use futures_util::future::join_all;
 
 use super::record::Record;
-use super::{ActivateError, Activated, Changed, Host, Wish};
+use super::{ActivateError, Activated, Changed, Host, Wish, mount};
 use crate::plan::{PlannedHostname, PlannedUnit, Wanted};
 use crate::sys::hostnamed::{self, Renamed};
 use crate::sys::systemd::{LinkChange, SystemdError, UnitState};
@@ -88,7 +88,7 @@ impl Pass<'_> {
                 self.record.note_unwanted(state, self.host.clock);
                 None
             }
-            Wanted::Running | Wanted::Rerun => self.record.note(state, self.host.clock),
+            Wanted::Running | Wanted::Rerun => mount::note(self.host, &mut self.record, state).await,
         };
         if !unit.manage_boot {
             return Ok(state.need_reload);

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::record::Record;
-use super::{ActivateError, Activated, Changed, Host, Outcome, UnitJob};
+use super::{ActivateError, Activated, Changed, Host, Outcome, UnitJob, mount};
 use crate::plan::units::is_k3s;
 use crate::plan::{PlannedUnit, Wanted};
 use crate::sys::systemd::{Job, JobEnd, SystemdError, UnitState, Verb};
@@ -63,7 +63,7 @@ impl Pass<'_> {
 
     async fn run(&mut self, unit: &PlannedUnit) -> Result<(), SystemdError> {
         let state = self.host.systemd.unit(&unit.name).await?;
-        if let Some(person) = self.record.note(&state, self.host.clock) {
+        if let Some(person) = mount::note(self.host, &mut self.record, &state).await {
             self.done.left_alone.push(person);
             return Ok(());
         }

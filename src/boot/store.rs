@@ -9,12 +9,12 @@ use tracing::warn;
 use super::mend::{Held, down, failed};
 use super::{Agent, Pass, Severity, Stop};
 use crate::facts::HostFacts;
-use crate::facts::store::SetAside;
+use crate::facts::store::{Kept, SetAside};
 use crate::plan::store::{self, Cure};
 use crate::plan::{self, CheckedPlan, Refusal, units};
 use crate::sys::host;
 use crate::sys::statefile::StateError;
-use crate::{activate, apply, inventory, paths};
+use crate::{activate, apply, inventory, observe, paths};
 
 /// Sets the store aside where the plan says so and nobody uses it. Also where
 /// the rest of the plan is not carried out: without it containerd does not run.
@@ -24,37 +24,49 @@ pub(super) async fn mend(agent: &Agent, checked: &CheckedPlan, pass: &Pass) -> R
         return Ok(());
     }
     let held = Held::begin(&agent.root).map_err(|error| failed(&error))?;
-    // k3s works on containerd's store as well.
-    let users = [units::CONTAINERD, units::K3S, units::K3S_AGENT];
-    let states = activate::unit_facts(&agent.systemd, &users).await;
-    let is_free = states.values().all(|state| down(state, agent.root.is_host()));
-    let moved = if is_free { apply::set_store_aside(&agent.root, checked) } else { Ok(None) };
+    let moved = if is_free(agent, &pass.facts).await {
+        apply::set_store_aside(&agent.root, checked)
+    } else {
+        Ok(None)
+    };
     held.end(&agent.root).map_err(|error| failed(&error))?;
     match moved.map_err(|error| failed(&error))? {
-        Some((to, reason)) => record(agent, to, reason).map_err(|error| failed(&error)),
+        Some(moved) => record(agent, moved, &pass.facts.storage.store.kept).map_err(|error| failed(&error)),
         None => Ok(()),
     }
 }
 
+/// Whether it may be moved in this moment: what the plan rests on is as old as
+/// the wait for an answer from the network.
+async fn is_free(agent: &Agent, facts: &HostFacts) -> bool {
+    let states = activate::unit_facts(&agent.systemd, &[units::CONTAINERD]).await;
+    let is_down = states.values().all(|state| down(state, agent.root.is_host()));
+    let mut now = facts.clone();
+    now.runtime.units.extend(states);
+    now.storage = observe::storage::again(&agent.root);
+    is_down && matches!(store::decide(&now), Some(Cure::SetAside(_)))
+}
+
 /// Records that the store lies elsewhere now, with everything that was in it.
-fn record(agent: &Agent, to: String, reason: String) -> Result<(), StateError> {
+fn record(agent: &Agent, (to, reason): (String, String), kept: &[Kept]) -> Result<(), StateError> {
     warn!(EDGE_STEP = "apply", EDGE_CODE = "EB-store-damaged", EDGE_PATH = %to, EDGE_REASON = %reason, "containerd's store set aside");
     let boot_id = host::boot_id(&agent.root).unwrap_or_default();
     let aside = SetAside { to, reason, boot_id, at: agent.clock.unix() };
-    inventory::update(&agent.root, |inventory| inventory.set_aside(aside)).map(|_| ())
+    inventory::update(&agent.root, |inventory| inventory.set_aside(aside, kept)).map(|_| ())
 }
 
 /// The power went between a move and its record: the images that the record
 /// still names are not there any more.
 fn record_unrecorded(agent: &Agent, facts: &HostFacts) -> Result<(), StateError> {
-    for kept in store::unrecorded(&facts.storage.store) {
+    let kept = &facts.storage.store.kept;
+    for one in store::unrecorded(&facts.storage.store) {
         let aside = SetAside {
-            to: kept.path.clone(),
+            to: one.path.clone(),
             reason: "containerd's store was damaged, and the power went while it was set aside".to_owned(),
             boot_id: String::new(),
-            at: kept.moved_at,
+            at: one.moved_at,
         };
-        inventory::update(&agent.root, |inventory| inventory.set_aside(aside))?;
+        inventory::update(&agent.root, |inventory| inventory.set_aside(aside, kept))?;
     }
     Ok(())
 }

@@ -168,7 +168,7 @@ fn fnv64a(bytes: &[u8]) -> u64 {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
@@ -223,7 +223,7 @@ mod tests {
     }
 
     /// A database as bbolt begins one, and one transaction later.
-    fn whole(size: usize) -> Vec<u8> {
+    pub(crate) fn whole(size: usize) -> Vec<u8> {
         let mut file = vec![0; 6 * size];
         let first = Meta { page_size: size as u64, root: 3, freelist: 2, high_water: 4, txid: 0 };
         put_meta(&mut file, size, 0, &first);

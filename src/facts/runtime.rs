@@ -46,7 +46,7 @@ pub struct Containerd {
     /// Type of the file system below containerd's root.
     pub root_fs: Fact<String>,
     /// SHA-256 of our configuration when containerd last started with it, as
-    /// its gate recorded it in this boot.
+    /// its gate recorded it in this boot, or the agent that started it.
     #[serde(default)]
     pub started_with: Fact<Option<String>>,
     /// Where runc is; `None`: nowhere that is known.
@@ -126,6 +126,9 @@ pub struct StartRecord {
     /// containerd: SHA-256 of our configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<String>,
+    /// In the agent's own record of a job: main process that the job left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub main_pid: Option<u32>,
 }
 
 /// State of one unit, as systemd tells it.

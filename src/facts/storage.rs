@@ -38,6 +38,9 @@ pub struct Storage {
 pub struct StoreRoot {
     /// Where it is mounted: `/`, `/var`, `/var/lib/containerd`, …
     pub mount_point: String,
+    /// Our own records lie on the same mount: it is the one that they tell of,
+    /// or a copy of it.
+    pub holds_records: bool,
     /// `ext4`, `xfs`, `overlay`, `nfs4`, …
     pub fs_type: String,
     /// `/dev/sda2`, `172.16.0.9:/export`, …

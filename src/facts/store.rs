@@ -24,7 +24,7 @@ pub struct Store {
     /// Processes that keep containers alive without containerd. Looked for only
     /// where something is wrong.
     pub shims: Fact<Vec<u32>>,
-    /// Mount points below it.
+    /// Mount points below it and below containerd's state directory.
     pub mounts: Fact<Vec<String>>,
     /// When it was set aside before, oldest first.
     pub aside: Vec<SetAside>,

@@ -124,11 +124,11 @@ fn record_start(root: &Root, unit: &str) {
         StartRecord {
             effective: observe::k3s::effective(root).known().cloned(),
             binary: root.read_link(paths::K3S_LINK).ok().flatten(),
-            config: None,
+            ..StartRecord::default()
         }
     } else {
         let config = root.read(paths::CONTAINERD_CONFIG).ok().flatten().map(|bytes| sha256_hex(&bytes));
-        StartRecord { effective: None, binary: None, config }
+        StartRecord { config, ..StartRecord::default() }
     };
     let name = unit.trim_end_matches(".service");
     let _ = root.ensure_dir(paths::RUN_DIR);

@@ -75,6 +75,7 @@ fn root_is_there(look: &mut Look<'_>) -> Option<Refusal> {
     }
     let root = StoreRoot {
         mount_point: now.mount_point.clone(),
+        holds_records: mounts::holds_both(mounts, paths::CONTAINERD_ROOT, paths::STATE_DIR),
         fs_type: now.fs_type.clone(),
         source: now.source.clone(),
         uuid: storage::uuid(look.root, now),

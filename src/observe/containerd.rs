@@ -11,8 +11,8 @@ use serde::Deserialize;
 use super::mounts::{self, Mount};
 use super::{k3s, text, versions};
 use crate::facts::Fact;
-use crate::facts::runtime::Containerd;
-use crate::paths::{CNI_DIR, CNI_LOOPBACK};
+use crate::facts::runtime::{Containerd, StartRecord};
+use crate::paths::{CNI_DIR, CNI_LOOPBACK, STARTED_BY_AGENT};
 use crate::sys::Root;
 
 const STATE: &str = "/var/lib/containerd";
@@ -53,7 +53,7 @@ const PACKAGE_CONFIG: &str = "/etc/containerd/config.toml";
 const DOCKER: [&str; 2] = ["/run/docker.pid", "/etc/systemd/system/multi-user.target.wants/docker.service"];
 
 /// containerd as installed.
-pub async fn observe(root: &Root, mounts: &Fact<Vec<Mount>>) -> Containerd {
+pub async fn observe(root: &Root, mounts: &Fact<Vec<Mount>>, main_pid: Option<u32>) -> Containerd {
     let binary = binary(root);
     let version = match &binary {
         Fact::Known(program) => text::parsed(
@@ -63,18 +63,28 @@ pub async fn observe(root: &Root, mounts: &Fact<Vec<Mount>>) -> Containerd {
         ),
         Fact::Unknown { unknown } => Fact::unknown(unknown.clone()),
     };
-    let started_with =
-        k3s::started(root, &["containerd"]).map(|record| record.and_then(|record| record.config));
     Containerd {
         binary,
         version,
         cni_bin_dirs: cni_bin_dirs(root),
         root_fs: root_fs(mounts),
-        started_with,
+        started_with: started_with(root, main_pid),
         runc: Fact::Known(RUNC.iter().find(|path| root.exists(path)).map(|path| (*path).to_owned())),
         shared_with: shared_with(root),
         package_root: package_root(root),
         broken_networks: broken_networks(root),
+    }
+}
+
+/// What the gate recorded. A gate that was taken away, or did not end in time,
+/// records nothing: of the process that the agent started itself, the agent's
+/// own record counts.
+fn started_with(root: &Root, main_pid: Option<u32>) -> Fact<Option<String>> {
+    let by_agent = root.read(STARTED_BY_AGENT).ok().flatten();
+    let by_agent = by_agent.and_then(|bytes| serde_json::from_slice::<StartRecord>(&bytes).ok());
+    match by_agent.filter(|record| main_pid.is_some() && record.main_pid == main_pid) {
+        Some(record) => Fact::Known(record.config),
+        None => k3s::started(root, &["containerd"]).map(|record| record.and_then(|record| record.config)),
     }
 }
 
@@ -87,12 +97,11 @@ fn shared_with(root: &Root) -> Fact<Vec<String>> {
 
 /// A file that cannot be parsed names none: our own is used instead of it.
 fn package_root(root: &Root) -> Fact<Option<String>> {
-    #[derive(Deserialize)]
-    struct Package {
-        root: Option<String>,
-    }
     match root.read_text(PACKAGE_CONFIG) {
-        Ok(text) => Fact::Known(text.and_then(|text| toml::from_str::<Package>(&text).ok()?.root)),
+        Ok(text) => Fact::Known(text.and_then(|text| {
+            let package: toml::Table = text.parse().ok()?;
+            Some(package.get("root")?.as_str()?.to_owned())
+        })),
         Err(error) => text::because(&error),
     }
 }
@@ -234,12 +243,12 @@ mod tests {
         tree.file("/usr/bin/docker-runc", "").file(PACKAGE_CONFIG, "root = \"/data/containerd\"\n");
         tree.link(DOCKER[1], "/usr/lib/systemd/system/docker.service");
         tree.file("/etc/cni/net.d/10-x.conflist", "{").file(CNI_LOOPBACK, "{");
-        let seen = observe(&tree.root(), &Fact::default()).await;
+        let seen = observe(&tree.root(), &Fact::default(), None).await;
         assert_eq!(seen.runc, Fact::Known(Some("/usr/bin/docker-runc".to_owned())));
         assert_eq!(seen.shared_with, Fact::Known(vec!["dockerd".to_owned()]));
         assert_eq!(seen.package_root, Fact::Known(Some("/data/containerd".to_owned())));
         assert_eq!(seen.broken_networks.known().map(BTreeMap::len), Some(1));
-        let bare = observe(&Tree::new().root(), &Fact::default()).await;
+        let bare = observe(&Tree::new().root(), &Fact::default(), None).await;
         assert_eq!(bare.runc, Fact::Known(None));
         assert_eq!(bare.shared_with, Fact::Known(Vec::new()));
         assert_eq!(bare.package_root, Fact::Known(None));

@@ -149,6 +149,13 @@ pub fn below<'a>(mounts: &'a [Mount], path: &str) -> Option<&'a Mount> {
         .max_by_key(|mount| mount.mount_point.len())
 }
 
+/// Whether both paths lie on one mount.
+#[must_use]
+pub fn holds_both(mounts: &[Mount], one: &str, other: &str) -> bool {
+    let [one, other] = [one, other].map(|path| below(mounts, path).map(|mount| &mount.mount_point));
+    one.is_some() && one == other
+}
+
 fn lies_in(path: &str, mount_point: &str) -> bool {
     match path.strip_prefix(mount_point.trim_end_matches('/')) {
         Some(rest) => rest.is_empty() || rest.starts_with('/'),

@@ -23,8 +23,9 @@ pub async fn observe(
     mounts: &Fact<Vec<Mount>>,
 ) -> Runtime {
     let generations = generations(root);
+    let main_pid = units.get("containerd").and_then(Fact::known).map(|unit| unit.main_pid);
     Runtime {
-        containerd: containerd::observe(root, mounts).await,
+        containerd: containerd::observe(root, mounts, main_pid.filter(|pid| *pid != 0)).await,
         k3s: k3s::observe(root).await,
         units: units.clone(),
         files: files::observe(root, generations.current.as_ref().map(|current| current.number)),

@@ -90,6 +90,7 @@ fn store_root(root: &Root, mounts: &Fact<Vec<Mount>>, look: Option<&Look>) -> Fa
     };
     let plain = StoreRoot {
         mount_point: mount.mount_point.clone(),
+        holds_records: mounts::holds_both(mounts, paths::CONTAINERD_ROOT, paths::STATE_DIR),
         fs_type: mount.fs_type.clone(),
         source: mount.source.clone(),
         uuid: uuid(root, mount),

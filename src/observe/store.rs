@@ -98,12 +98,16 @@ pub fn observe(root: &Root, mounts: &Fact<Vec<Mount>>, databases: &Fact<Vec<Data
         databases.iter().any(|database| database.path == path && database.state == DatabaseState::Whole)
     };
     let all_whole = databases.iter().all(|database| database.state == DatabaseState::Whole);
-    let is_well = !half_aside && all_whole && is_whole(META);
+    let unpacked = unpacked(root);
+    let has_lost = unpacked
+        .known()
+        .is_some_and(|names| names.iter().any(|name| !is_whole(&format!("{SNAPSHOTTER}{name}/metadata.db"))));
+    let is_well = !half_aside && all_whole && is_whole(META) && !has_lost;
     Store {
         images: inventory.images.len() as u64,
         snapshots: inventory.snapshots,
         has_blobs: has_blobs(root),
-        unpacked: unpacked(root),
+        unpacked,
         half_aside,
         shims: if is_well { Fact::unknown("nobody had to look") } else { shims(root) },
         mounts: below(mounts),
@@ -120,12 +124,15 @@ pub fn has_blobs(root: &Root) -> Fact<bool> {
     listed(root, BLOBS).map(|names| !names.is_empty())
 }
 
+/// By directories that a database has named: a snapshotter makes them under
+/// another name, and takes them away under another one.
 fn unpacked(root: &Root) -> Fact<Vec<String>> {
+    let is_named = |name: &String| name.bytes().all(|byte| byte.is_ascii_digit());
     listed(root, "").map(|names| {
         let snapshotters = names.iter().filter_map(|name| name.strip_prefix(SNAPSHOTTER));
         let holds = |name: &&str| {
             let inside = listed(root, &format!("{SNAPSHOTTER}{name}/{UNPACKED}"));
-            inside.known().is_some_and(|names| !names.is_empty())
+            inside.known().is_some_and(|names| names.iter().any(is_named))
         };
         snapshotters.filter(holds).map(str::to_owned).collect()
     })
@@ -148,9 +155,11 @@ fn shims(root: &Root) -> Fact<Vec<u32>> {
     Fact::Known(pids.filter(is_shim).collect())
 }
 
+/// Also those of containers that outlived their shim: what is below containerd's
+/// state directory is put together from layers of the store.
 fn below(mounts: &Fact<Vec<Mount>>) -> Fact<Vec<String>> {
-    let inside = format!("{}/", paths::CONTAINERD_ROOT);
-    let is_inside = |mount: &&Mount| mount.mount_point.starts_with(&inside);
+    let inside = [paths::CONTAINERD_ROOT, paths::CONTAINERD_STATE].map(|place| format!("{place}/"));
+    let is_inside = |mount: &&Mount| inside.iter().any(|place| mount.mount_point.starts_with(place.as_str()));
     mounts
         .clone()
         .map(|mounts| mounts.iter().filter(is_inside).map(|mount| mount.mount_point.clone()).collect())
@@ -225,6 +234,36 @@ mod tests {
         assert_eq!(store.shims, Fact::Known(vec![41]));
         assert_eq!(store.has_blobs, Fact::Known(true));
         assert_eq!(store.unpacked, Fact::Known(vec!["overlayfs".to_owned()]));
+    }
+
+    #[test]
+    fn shims_are_looked_for_where_a_used_snapshotter_has_no_database_and_not_where_nobody_used_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        put(&root, &at(META), &crate::facts::bolt::tests::whole(4096));
+        put(&root, "/proc/41/comm", b"containerd-shim\n");
+        let shims = |root: &Root| observe(root, &Fact::Known(Vec::new()), &databases(root)).shims;
+        assert!(shims(&root).known().is_none(), "nothing was unpacked by anybody");
+        // As a start leaves it, and a first snapshot that was cut.
+        root.ensure_dir(&at("io.containerd.snapshotter.v1.overlayfs/snapshots/new-407")).unwrap();
+        assert!(shims(&root).known().is_none(), "nothing was unpacked to its end");
+        root.ensure_dir(&at("io.containerd.snapshotter.v1.overlayfs/snapshots/1/fs")).unwrap();
+        assert_eq!(shims(&root), Fact::Known(vec![41]));
+    }
+
+    #[test]
+    fn mounts_of_containers_count_wherever_containerd_makes_them() {
+        let mount = |place: &str| Mount {
+            device: "0:31".to_owned(),
+            mount_point: place.to_owned(),
+            fs_type: "overlay".to_owned(),
+            source: "overlay".to_owned(),
+            options: Vec::new(),
+        };
+        let rootfs = "/run/containerd/io.containerd.runtime.v2.task/k8s.io/a/rootfs";
+        let all = ["/", "/run/containerd-of-mine", "/var/lib/containerd", "/var/lib/containerd/x", rootfs];
+        let found = below(&Fact::Known(all.map(mount).to_vec()));
+        assert_eq!(found, Fact::Known(vec!["/var/lib/containerd/x".to_owned(), rootfs.to_owned()]));
     }
 
     #[test]

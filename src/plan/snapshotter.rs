@@ -57,9 +57,10 @@ struct Taken {
 }
 
 /// The table. The last row always applies.
-const ROWS: [Row; 22] = [
+const ROWS: [Row; 23] = [
     Row { name: "recorded-elsewhere", applies: |case| case.is_elsewhere(), then: elsewhere_is_no_reason },
     Row { name: "recorded", applies: is_bound, then: keep_recorded },
+    Row { name: "content-unread", applies: first::is_unread, then: first::keep_in_force },
     Row { name: "content-of-both", applies: first::has_both, then: first::which_of_both },
     Row { name: "content-of-the-other", applies: first::has_other, then: first::no_silent_switch },
     Row { name: "content-unusable", applies: first::is_unusable, then: first::content_without_overlay },

@@ -81,10 +81,11 @@ fn root() -> impl Strategy<Value = StoreRoot> {
         prop::sample::select(vec!["ext4", "xfs", "btrfs", "nfs4", "overlay", "tmpfs", "f2fs", "autofs", ""]);
     let numbers = (fact(any::<u64>()), fact(any::<u64>()), fact(prop::option::of(any::<u64>())));
     let flags = (fact(any::<bool>()), fact(prop::option::of(any::<bool>())), any::<bool>());
-    let place = prop::sample::select(vec!["/", "/var", "/var/lib/containerd"]);
+    let place = (prop::sample::select(vec!["/", "/var", "/var/lib/containerd"]), any::<bool>());
     (fs_type, numbers, flags, place, fact("[ab]")).prop_map(
-        |(fs_type, (free, total, inodes), (d_type, ftype, read_only), place, uuid)| StoreRoot {
+        |(fs_type, (free, total, inodes), (d_type, ftype, read_only), (place, holds), uuid)| StoreRoot {
             mount_point: place.to_owned(),
+            holds_records: holds,
             fs_type: fs_type.to_owned(),
             source: "/dev/sda2".to_owned(),
             uuid,
@@ -277,6 +278,20 @@ fn a_store_is_elsewhere_by_its_uuid_or_by_its_place_and_not_where_a_disk_was_mou
     ];
     for (choice, root, is_elsewhere) in table {
         assert_eq!(elsewhere(&choice, &root).is_some(), is_elsewhere, "{choice:?} {root:?}");
+    }
+    // The record lies on the same mount: the system disk was copied, or its data disk is missing.
+    let table = [
+        (choice("/", Some("a")), root("/", "ext4", Some("b")), false),
+        (choice("/", None), root("/", "xfs", None), false),
+        (choice("/var", Some("a")), root("/var", "ext4", Some("b")), false),
+        (choice(data, Some("a")), root("/", "ext4", Some("b")), true),
+        (choice("/var", Some("a")), root("/", "ext4", Some("b")), true),
+    ];
+    for (choice, root, is_elsewhere) in table {
+        let root = StoreRoot { holds_records: true, ..root };
+        assert_eq!(elsewhere(&choice, &root).is_some(), is_elsewhere, "{choice:?} {root:?}");
+        let root = StoreRoot { holds_records: false, ..root };
+        assert!(elsewhere(&choice, &root).is_some(), "{choice:?} {root:?}");
     }
 }
 

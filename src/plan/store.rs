@@ -176,19 +176,20 @@ fn by_hand(storage: &Storage, damage: &str) -> Option<Refusal> {
     ))
 }
 
-/// Only a store that nobody uses is moved.
+/// Only a store that nobody uses is moved. k3s by itself is no user: without
+/// containerd it reaches nothing of it, and what containerd started for it shows
+/// as a shim or a mount.
 fn in_use(facts: &HostFacts, damage: &str) -> Option<Refusal> {
     let store = &facts.storage.store;
-    let who = ["containerd", "k3s", "k3s-agent"].into_iter().find(|name| runs(facts, name));
-    let user = match (who, &store.shims, &store.mounts) {
-        (Some(name), ..) => format!("{name} runs"),
-        (None, Fact::Known(shims), _) if !shims.is_empty() => {
+    let user = match (runs(facts), &store.shims, &store.mounts) {
+        (true, ..) => "containerd runs".to_owned(),
+        (false, Fact::Known(shims), _) if !shims.is_empty() => {
             format!("{} containers run on (process {})", shims.len(), shims.first().copied().unwrap_or(0))
         }
-        (None, _, Fact::Known(mounts)) if !mounts.is_empty() => {
-            format!("{} is mounted in it", mounts.first().map_or("", String::as_str))
+        (false, _, Fact::Known(mounts)) if !mounts.is_empty() => {
+            format!("{} is mounted", mounts.first().map_or("", String::as_str))
         }
-        (None, Fact::Unknown { unknown }, _) | (None, _, Fact::Unknown { unknown }) => {
+        (false, Fact::Unknown { unknown }, _) | (false, _, Fact::Unknown { unknown }) => {
             format!("who uses it is not known ({unknown})")
         }
         _ => return None,
@@ -199,8 +200,8 @@ fn in_use(facts: &HostFacts, damage: &str) -> Option<Refusal> {
     ))
 }
 
-fn runs(facts: &HostFacts, name: &str) -> bool {
-    facts.runtime.units.get(name).and_then(Fact::known).is_some_and(is_up)
+fn runs(facts: &HostFacts) -> bool {
+    facts.runtime.units.get("containerd").and_then(Fact::known).is_some_and(is_up)
 }
 
 /// A unit between two tries does not run.

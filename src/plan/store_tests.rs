@@ -170,7 +170,7 @@ fn a_move_that_was_interrupted_goes_on_whatever_the_budget_says() {
 fn a_store_that_somebody_uses_stays_until_the_next_boot() {
     let users: [fn(&mut HostFacts); 5] = [
         |facts| drop(facts.runtime.units.insert("containerd".into(), unit("active", "running", 7))),
-        |facts| drop(facts.runtime.units.insert("k3s".into(), unit("activating", "start", 8))),
+        |facts| drop(facts.runtime.units.insert("containerd".into(), unit("activating", "start", 8))),
         |facts| facts.storage.store.shims = Fact::Known(vec![41, 42]),
         |facts| facts.storage.store.mounts = Fact::Known(vec!["/var/lib/containerd/x".into()]),
         |facts| facts.storage.store.shims = Fact::unknown("permission denied"),
@@ -188,6 +188,12 @@ fn a_store_that_somebody_uses_stays_until_the_next_boot() {
         facts.runtime.units.insert(name.into(), state);
     }
     moved(&facts);
+    // k3s that runs without containerd has nothing of the store; what it started counts.
+    facts.runtime.units.insert("k3s".into(), unit("active", "running", 9));
+    facts.runtime.units.insert("k3s-agent".into(), unit("activating", "start", 10));
+    moved(&facts);
+    facts.storage.store.shims = Fact::Known(vec![41]);
+    assert!(stays(&facts).reason.contains("containers run on (process 41)"));
 }
 
 #[test]

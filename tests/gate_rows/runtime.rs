@@ -141,6 +141,17 @@ fn a_disk_that_a_person_mounted_over_the_old_place_is_a_move() {
 }
 
 #[test]
+fn a_system_disk_that_was_copied_is_no_missing_disk_and_a_data_disk_that_is_gone_is_one() {
+    let system = "25 1 8:3 / / rw - ext4 /dev/sda3 rw\n";
+    let copied = with_uuid(host().mounted(system), "cccc-0004");
+    recorded(&copied, |choice| choice.mount_point = "/".to_owned());
+    copied.goes();
+    let records = "28 25 8:4 / /var/lib/edge-bootstrap rw - ext4 /dev/sda4 rw\n";
+    copied.mounted(&format!("{system}{records}")).refused("EB-storage-root");
+    with_uuid(host().mounted(system), "cccc-0004").refused("EB-storage-root");
+}
+
+#[test]
 fn a_damaged_record_is_told_and_is_no_evidence() {
     let host =
         host().mounted(SYSTEM).with(META, "").with(INVENTORY, "{").with(&format!("{INVENTORY}.prev"), "{");

@@ -15,18 +15,14 @@ const SNAPSHOTS: &str = "io.containerd.snapshotter.v1.overlayfs/metadata.db";
 const BLOBS: &str = "io.containerd.content.v1.content/blobs/sha256";
 const OURS: &str = "/etc/containerd/edge-bootstrap.toml";
 const IMAGE: &str = "docker.io/lab/store:1";
+/// The archive of it.
+const ARCHIVE: &str = "/srv/images/1.tar";
 
-/// Makes an image of one layer that can sleep, and imports it as a person would.
+/// Makes an image that can sleep, and imports it as a person would.
 fn import(host: &Host) {
+    host.write_file("/srv/archive.sh", edge_lab::MAKE_ARCHIVE).unwrap();
     host.sh(&format!(
-        r#"mkdir -p /root/image; cd /root/image
-        tar -chf layer.tar /bin/sleep $(ldd /bin/sleep | grep -o '/[^ ]*') 2>/dev/null
-        sum=$(sha256sum layer.tar | cut -d' ' -f1); arch=$(dpkg --print-architecture)
-        printf '{{"architecture":"%s","os":"linux","config":{{}},"rootfs":{{"type":"layers","diff_ids":["sha256:%s"]}}}}' \
-            "$arch" "$sum" >config.json
-        printf '[{{"Config":"config.json","RepoTags":["{IMAGE}"],"Layers":["layer.tar"]}}]' >manifest.json
-        tar -cf image.tar manifest.json config.json layer.tar
-        ctr -n k8s.io images import image.tar >/dev/null; sync -f {STORE}"#
+        "sh /srv/archive.sh {IMAGE} 1; ctr -n k8s.io images import {ARCHIVE} >/dev/null; sync -f {STORE}"
     ))
     .unwrap();
     assert_eq!(images(host), 1, "{}: the image is not there", host.name());
@@ -81,8 +77,15 @@ fn wait_says(host: &Host, code: &str) {
     assert!(seen.is_ok(), "{} does not say {code}:\n{}", host.name(), status_text(host));
 }
 
-/// What a power cut may leave of a database: nothing, or its first part.
-const DAMAGES: [(&str, u32); 4] = [(META, 0), (META, 10_000), (SNAPSHOTS, 0), (SNAPSHOTS, 10_000)];
+/// What a power cut may leave of a database: nothing in it, its first part, or
+/// not even its name.
+const DAMAGES: [(&str, Option<u32>); 5] = [
+    (META, Some(0)),
+    (META, Some(10_000)),
+    (SNAPSHOTS, Some(0)),
+    (SNAPSHOTS, Some(10_000)),
+    (SNAPSHOTS, None),
+];
 
 /// The store of before lies aside whole, and containerd runs on a new one.
 fn is_cured(host: &Host, what: &str, blobs_before: usize) {
@@ -100,9 +103,7 @@ fn is_cured(host: &Host, what: &str, blobs_before: usize) {
 #[test]
 fn each_damage_of_a_store_sets_it_aside_whole_and_containerd_comes_up_without_a_person() {
     let mut room = Room::open("s-store").unwrap();
-    for (name, suite) in [("bw", Suite::Bookworm), ("tx", Suite::Trixie), ("sid", Suite::Sid)] {
-        room.add(name, suite).unwrap();
-    }
+    room.add_all(&[("bw", Suite::Bookworm), ("tx", Suite::Trixie), ("sid", Suite::Sid)]).unwrap();
     room.wait_steady(LONG).unwrap();
     on_a_disk_of_its_own(&room.hosts[1]);
     let place = |at: usize| if at == 1 { DISK } else { STORE };
@@ -121,7 +122,8 @@ fn each_damage_of_a_store_sets_it_aside_whole_and_containerd_comes_up_without_a_
             host.put_disk_back().unwrap();
             let (file, length) = damage(at);
             let store = place(at);
-            let blobs = format!("truncate -s {length} .{store}/{file}; ls .{store}/{BLOBS} | wc -l");
+            let harm = length.map_or_else(|| "rm".to_owned(), |length| format!("truncate -s {length}"));
+            let blobs = format!("{harm} .{store}/{file}; ls .{store}/{BLOBS} | wc -l");
             before.push(host.edit(&blobs).unwrap().trim().parse().unwrap());
             if turn == at {
                 host.edit(&format!("truncate -s 0 .{OURS}")).unwrap();
@@ -206,7 +208,72 @@ fn containerd_is_refused_on_an_empty_database_and_on_a_wrong_disk_and_comes_back
     assert_eq!(images(host), 1);
 }
 
-/// The control: what the law above is for.
+/// Puts the store on a disk whose loss systemd sees by itself, as it sees that of
+/// a real one: a unit stands for the device.
+fn on_a_disk_that_can_go(host: &Host) {
+    on_a_disk_of_its_own(host);
+    host.sh(&format!(
+        r"cd /etc/systemd/system
+        printf '[Service]\nExecStart=/bin/sleep infinity\n' >lab-disk.service
+        systemctl daemon-reload; systemctl start lab-disk
+        printf '[Unit]\nBindsTo=lab-disk.service\nAfter=lab-disk.service\n[Mount]\nWhat={DISK}\nWhere={STORE}\nType=none\nOptions=bind\n' \
+            >var-lib-containerd.mount
+        systemctl daemon-reload"
+    ))
+    .unwrap();
+}
+
+/// containerd is left as a person wants it, and the daemon knows.
+fn wait_left_alone(host: &Host) {
+    let named = |status: &serde_json::Value| {
+        let left = status["left_alone"].as_array();
+        left.is_some_and(|left| left.iter().any(|one| one["unit"] == "containerd.service"))
+    };
+    let seen = wait_until(SOON, "containerd is left alone", || Ok(named(&status(host)).then_some(())));
+    assert!(seen.is_ok(), "{}", status_text(host));
+    assert!(!is_active(host, "containerd"));
+}
+
+#[test]
+fn containerd_that_went_with_its_disk_comes_back_and_its_store_is_set_aside_while_k3s_runs() {
+    let mut room = Room::open("s-disk").unwrap();
+    room.add("n1", Suite::Trixie).unwrap();
+    room.wait_steady(LONG).unwrap();
+    let host = &room.hosts[0];
+    on_a_disk_that_can_go(host);
+    let (k3s, before) = (property(host, "k3s", "MainPID"), property(host, "containerd", "MainPID"));
+    // The disk is pulled: systemd unmounts, and stops containerd for it.
+    host.sh("systemctl kill -s KILL lab-disk").unwrap();
+    wait_until(SOON, "another containerd", || {
+        let now = property(host, "containerd", "MainPID");
+        Ok((is_active(host, "containerd") && now != before).then_some(()))
+    })
+    .unwrap();
+    assert!(is_active(host, "lab-disk") && is_active(host, "var-lib-containerd.mount"));
+    // A person unmounts it: nobody mounts it before the person does.
+    host.sh("systemctl stop var-lib-containerd.mount").unwrap();
+    wait_left_alone(host);
+    assert!(!is_active(host, "var-lib-containerd.mount"));
+    host.sh("systemctl start var-lib-containerd.mount; systemctl reload edge-bootstrap").unwrap();
+    wait_active(host, "containerd");
+    // A person stops containerd itself, and unmounts later: it stays down also with its mount.
+    host.sh("systemctl stop containerd").unwrap();
+    wait_left_alone(host);
+    host.sh("umount /var/lib/containerd; systemctl start var-lib-containerd.mount; systemctl reload edge-bootstrap")
+        .unwrap();
+    wait_left_alone(host);
+    // Damage that is found after READY is mended without a reboot, and without k3s.
+    host.sh(&format!(
+        "systemctl stop edge-bootstrap; truncate -s 10000 {STORE}/{META}; systemctl start --no-block containerd; \
+         systemctl start edge-bootstrap"
+    ))
+    .unwrap();
+    wait_until(SOON, "the store is set aside", || Ok((kept(host).len() == 1).then_some(()))).unwrap();
+    wait_active(host, "containerd");
+    assert_eq!(property(host, "k3s", "MainPID"), k3s, "k3s was restarted");
+}
+
+/// The control: what the law about an empty database is for.
 #[test]
 fn without_the_agent_containerd_begins_on_an_empty_database_and_deletes_every_blob() {
     let lab = Lab::open("s-control").unwrap();
@@ -223,8 +290,10 @@ fn without_the_agent_containerd_begins_on_an_empty_database_and_deletes_every_bl
     // One that was collected before the cut may be back.
     assert!(blobs(&host, STORE) >= before, "a blob is lost already");
     // Any change lets it collect what its database does not name.
-    host.sh("ctr -n other images import /root/image/image.tar >/dev/null; ctr -n other images rm --sync docker.io/lab/store:1 >/dev/null")
-        .unwrap();
+    host.sh(&format!(
+        "ctr -n other images import {ARCHIVE} >/dev/null; ctr -n other images rm --sync {IMAGE} >/dev/null"
+    ))
+    .unwrap();
     let gone = wait_until(Duration::from_secs(20), "blobs are deleted", || {
         Ok((blobs(&host, STORE) < before).then_some(()))
     });

@@ -2,7 +2,10 @@
 //!
 //! Owns the conditions that more than one row needs. Decides nothing.
 
+use std::collections::BTreeMap;
+
 use crate::facts::HostFacts;
+use crate::facts::runtime::FileFact;
 use crate::facts::storage::{Choice, Look, Named, OverlayTest, Storage, StoreRoot};
 use crate::plan::item::{PoolSpace, PoolWish};
 use crate::plan::refusal::Refusal;
@@ -45,6 +48,7 @@ pub(super) enum Asked {
 /// Everything that decides.
 pub(super) struct Case<'a> {
     pub storage: &'a Storage,
+    pub files: &'a BTreeMap<String, FileFact>,
     pub root: Option<&'a StoreRoot>,
     pub look: Option<&'a Look>,
     pub recorded: Option<&'a Choice>,
@@ -61,6 +65,7 @@ impl<'a> Case<'a> {
         let storage = &facts.storage;
         Self {
             storage,
+            files: &facts.runtime.files,
             root: storage.root.known(),
             look: storage.look.known(),
             recorded: recorded(facts),
@@ -159,7 +164,9 @@ fn recorded(facts: &HostFacts) -> Option<&Choice> {
 /// Why containerd's root is not where it was when the snapshotter was chosen:
 /// the disk that held it is not mounted, or it is another one. One that a person
 /// mounted over the old place is a move, and no loss: a missing mount never
-/// makes the path to the root longer.
+/// makes the path to the root longer. Where the record itself lies on the mount
+/// that it names, store and record came together: a disk that was copied whole,
+/// and whether this host may be its owner is asked of the identity alone.
 #[must_use]
 pub fn elsewhere(choice: &Choice, root: &StoreRoot) -> Option<Refusal> {
     // autofs: mounted when somebody looks into it, and no evidence before.
@@ -174,7 +181,8 @@ pub fn elsewhere(choice: &Choice, root: &StoreRoot) -> Option<Refusal> {
         && root.mount_point.starts_with(choice.mount_point.as_str())
         && !is_no_upper(&root.fs_type)
         && !VOLATILE.contains(&root.fs_type.as_str());
-    (!same && !deeper).then(|| {
+    let came_along = root.holds_records && choice.mount_point == root.mount_point;
+    (!same && !deeper && !came_along).then(|| {
         let before = choice.uuid.as_deref().unwrap_or(&choice.fs_type);
         let reason = format!(
             "containerd's root is on {} ({} at {}), expected {before} at {}: is its disk not mounted?",

@@ -5,6 +5,7 @@
 use super::case::{Asked, Case};
 use super::{BASE_IMAGE_SIZE, FLOOR_BYTES, FLOOR_INODES, FLOOR_PERCENT, Taken, pool, words};
 use crate::facts::storage::{Choice, OverlayTest};
+use crate::paths::{CONTAINERD_CONFIG, CONTAINERD_DROP_IN};
 use crate::plan::refusal::Refusal;
 use crate::role::Snapshotter::{self, Devmapper, Overlayfs};
 
@@ -13,6 +14,40 @@ type Result = std::result::Result<Taken, Refusal>;
 const CODE: &str = "EB-snapshotter";
 /// What helps wherever the file system below containerd's root is the trouble.
 const NEW_DISK: &str = "mount an ext4 or xfs (ftype=1) file system at /var/lib/containerd, or name a thin pool in [storage.devmapper]";
+
+// === what nobody could read ===
+
+/// The record is lost, and the disk tells nothing: only our own file still says
+/// what the store was filled by.
+pub(super) fn is_unread(case: &Case<'_>) -> bool {
+    case.storage.content.known().is_none() && in_force(case).is_some()
+}
+
+pub(super) fn keep_in_force(case: &Case<'_>) -> Result {
+    let Some((snapshotter, pool, base_image_size)) = in_force(case) else { return untested(case) };
+    let why = case.storage.content.reason().unwrap_or_default();
+    let reason = format!("{} ({why}), and {CONTAINERD_CONFIG} names it", words::keeping(case, snapshotter));
+    let Taken { choice, reason, .. } = taken(case, snapshotter, reason);
+    let choice = Choice { pool, base_image_size: base_image_size.or(choice.base_image_size), ..choice };
+    Ok(Taken { acts: pool::acts(case, &choice), choice, reason })
+}
+
+/// Snapshotter, pool and size of our own file that containerd runs on. By lines,
+/// as they were written: what it may hold of secrets is not shown.
+fn in_force(case: &Case<'_>) -> Option<(Snapshotter, Option<String>, Option<String>)> {
+    case.files.get(CONTAINERD_DROP_IN)?;
+    let text = case.files.get(CONTAINERD_CONFIG)?.text.as_deref()?;
+    let value = |key: &str| {
+        let of =
+            |line: &str| Some(line.strip_prefix(key)?.strip_prefix(" = \"")?.strip_suffix('"')?.to_owned());
+        text.lines().find_map(of)
+    };
+    match value("snapshotter")?.as_str() {
+        "overlayfs" => Some((Overlayfs, None, None)),
+        "devmapper" => Some((Devmapper, Some(value("pool_name")?), value("base_image_size"))),
+        _ => None,
+    }
+}
 
 // === what is in the store already ===
 
