@@ -120,6 +120,8 @@ pub const CONTAINERD_ROOT: &str = "/var/lib/containerd";
 /// A store that is a mount of its own and is being set aside: its parts are
 /// gathered here. Gone when they all are.
 pub const STORE_HALF_ASIDE: &str = "/var/lib/containerd/.quarantine";
+/// Where containerd keeps what ends with the boot: its containers' mounts too.
+pub const CONTAINERD_STATE: &str = "/run/containerd";
 /// Where containerd answers.
 pub const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
 /// Our complete containerd configuration, named by `--config`.
@@ -156,6 +158,9 @@ pub fn started_with(unit: &str) -> String {
     format!("{RUN_DIR}/started-{unit}.json")
 }
 
+/// What containerd was started with by the agent last, written by the agent.
+pub const STARTED_BY_AGENT: &str = "/run/edge-bootstrap/started-containerd-by-agent.json";
+
 /// An archive of images, by its SHA-256.
 #[must_use]
 pub fn image_archive(sha256: &str) -> String {
@@ -166,6 +171,12 @@ pub fn image_archive(sha256: &str) -> String {
 #[must_use]
 pub fn imported(sha256: &str) -> String {
     format!("{RUN_DIR}/imported-{sha256}.json")
+}
+
+/// That what an interrupted import of an archive left was removed in this boot.
+#[must_use]
+pub fn images_removed(sha256: &str) -> String {
+    format!("{RUN_DIR}/removed-{sha256}.json")
 }
 
 /// How an act ended in this boot, written by it.

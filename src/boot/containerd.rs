@@ -9,14 +9,20 @@
 mod back;
 mod checked;
 
-pub(super) use back::{gave_up, is_over, last_words};
+pub(super) use back::{gave_up, is_over, keeps_here, last_words};
 use checked::Verdict;
 pub use checked::forget;
 use tracing::warn;
 
 use super::{Agent, Pass, Severity, Stop, StopKind};
+use crate::activate::{self, UnitJob};
+use crate::facts::Fact;
+use crate::facts::runtime::StartRecord;
 use crate::paths;
+use crate::plan::units::CONTAINERD;
 use crate::plan::{self, CheckedPlan, PlannedFile, Refusal};
+use crate::sys::{Root, atomic};
+use crate::wire::secret::sha256_hex;
 
 /// How many keys a refusal names.
 const NAMED: usize = 4;
@@ -26,8 +32,27 @@ pub(super) fn planned(checked: &CheckedPlan) -> Option<&PlannedFile> {
     checked.plan().files.iter().find(|file| file.path == paths::CONTAINERD_CONFIG)
 }
 
-/// Tells of a network of others that containerd reads before ours.
-pub(super) fn notice(pass: &mut Pass) {
+/// Notes with which file a job of this pass left containerd running: the gate
+/// may have recorded nothing, and another restart would not change that.
+pub(super) async fn note_start(agent: &Agent, jobs: &[UnitJob]) {
+    if !jobs.iter().any(|job| job.unit == CONTAINERD && job.verb != "stop") {
+        return;
+    }
+    let units = activate::unit_facts(&agent.systemd, &[CONTAINERD]).await;
+    let main_pid = units.values().find_map(Fact::known).map(|unit| unit.main_pid).filter(|pid| *pid != 0);
+    let config = agent.root.read(paths::CONTAINERD_CONFIG).ok().flatten().map(|bytes| sha256_hex(&bytes));
+    let record = StartRecord { config, main_pid, ..StartRecord::default() };
+    let bytes = serde_json::to_vec(&record).unwrap_or_default();
+    // Without it containerd is restarted once more, which harms nobody.
+    let _ = atomic::write_volatile(&agent.root, paths::STARTED_BY_AGENT, &bytes, 0o600);
+}
+
+/// Tells of a gate that records no start, and of a network of others that
+/// containerd reads before ours.
+pub(super) fn notice(agent: &Agent, pass: &mut Pass) {
+    if let Some(finding) = gate_silent(&agent.root, pass) {
+        pass.find(Severity::Warn, finding);
+    }
     let Some(network) = plan::containerd::foreign_network(&pass.facts) else { return };
     let (severity, next) = if network.blocks {
         (Severity::Fail, "move that file out of the directory; never the directory itself")
@@ -35,6 +60,25 @@ pub(super) fn notice(pass: &mut Pass) {
         (Severity::Info, "remove that file if its network is not wanted any more")
     };
     pass.find(severity, Refusal::new("EB-cni-foreign", network.words, next));
+}
+
+/// The running containerd was started by the agent, as far as is known, and the
+/// gate recorded nothing of it, or an earlier start. Where a drop-in takes the
+/// gate away, that is told instead.
+fn gate_silent(root: &Root, pass: &Pass) -> Option<Refusal> {
+    let runtime = &pass.facts.runtime;
+    let unit =
+        runtime.units.get("containerd")?.known().filter(|unit| unit.has_gate.known() != Some(&false))?;
+    let config = |path: &str| -> Option<StartRecord> { serde_json::from_slice(&root.read(path).ok()??).ok() };
+    let by_agent = config(paths::STARTED_BY_AGENT).filter(|record| record.main_pid == Some(unit.main_pid))?;
+    let by_gate = config(&paths::started_with("containerd")).and_then(|record| record.config);
+    (by_gate != by_agent.config).then(|| {
+        Refusal::new(
+            "EB-gate-silent",
+            "our check before containerd's start recorded nothing; containerd was restarted once, and is not again for that",
+            "`journalctl -u containerd -b` shows what became of it: it ends itself after 5 s on a disk that does not answer",
+        )
+    })
 }
 
 /// Asks the installed containerd what it makes of the planned file, unless it has

@@ -71,6 +71,8 @@ pub struct Agent {
     pub time: super::Remembered,
     /// What looks at containerd remember.
     pub containerd: crate::verify::Memory,
+    /// What passes remember of downloads that found no room.
+    pub rests: super::Rests,
     /// Tells how a download goes.
     pub watcher: Box<dyn super::Watcher>,
 }
@@ -96,6 +98,7 @@ impl Agent {
             storage: super::storage::Memory::default(),
             time: super::Remembered::default(),
             containerd: crate::verify::Memory::default(),
+            rests: super::Rests::default(),
             watcher: Box::new(super::Quiet),
         })
     }

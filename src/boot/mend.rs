@@ -128,17 +128,27 @@ type Found = Option<(Severity, Refusal)>;
 
 /// An operator's override that empties `ExecStartPre` takes the gate with it.
 fn gate_dropped(facts: &HostFacts) -> Found {
-    let guarded = [("k3s", paths::K3S_UNIT), ("k3s-agent", paths::K3S_AGENT_UNIT)];
-    let (name, _) = guarded.into_iter().find(|(name, path)| {
-        let ours = facts.runtime.files.contains_key(&format!("{path}.d/{}", paths::DROP_IN));
+    let drop_in = |unit: &str| format!("{unit}.d/{}", paths::DROP_IN);
+    let guarded = [
+        ("k3s", drop_in(paths::K3S_UNIT)),
+        ("k3s-agent", drop_in(paths::K3S_AGENT_UNIT)),
+        ("containerd", paths::CONTAINERD_DROP_IN.to_owned()),
+    ];
+    let is_dropped = |(name, drop_in): &(&str, String)| {
+        let ours = facts.runtime.files.contains_key(drop_in);
         let unit = facts.runtime.units.get(*name).and_then(Fact::known);
         ours && unit.is_some_and(|unit| {
             unit.load == "loaded" && !unit.need_reload && unit.has_gate.known() == Some(&false)
         })
-    })?;
+    };
+    let dropped: Vec<&str> = guarded.iter().filter(|unit| is_dropped(unit)).map(|(name, _)| *name).collect();
+    let name = dropped.first()?;
     let finding = Refusal::new(
         "EB-gate-dropped",
-        format!("a drop-in of {name}.service takes our check before its start away"),
+        format!(
+            "a drop-in of {}.service takes our check before its start away",
+            dropped.join(".service and ")
+        ),
         format!("remove `ExecStartPre=` from it: systemctl cat {name}"),
     );
     Some((Severity::Fail, finding))

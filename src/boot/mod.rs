@@ -27,7 +27,7 @@ mod time;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-pub use download::{Downloader, Quiet, Watcher};
+pub use download::{Downloader, Quiet, Rests, Watcher};
 pub use host::{Agent, SetupError};
 pub use time::Remembered;
 
@@ -168,7 +168,7 @@ async fn line(agent: &mut Agent, order: Order, pass: &mut Pass) -> Result<(), St
     mirrors::notice(order, pass);
     storage::look(agent, order, pass).await;
     let plan = steps::plan(agent, pass)?;
-    containerd::notice(pass);
+    containerd::notice(agent, pass);
     if order.observe_only {
         return steps::verify(agent, &plan, pass).await;
     }

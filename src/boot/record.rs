@@ -133,6 +133,10 @@ async fn failed(agent: &mut Agent, checked: &CheckedPlan, pass: &mut Pass) -> Re
         }
         None => return Ok(()),
     };
+    if let Some(why) = containerd::keeps_here(&agent.root, &pass.facts, last_good).await {
+        why.into_iter().for_each(|why| pass.find(Severity::Fail, why));
+        return Ok(());
+    }
     warn!(EDGE_STEP = "verify", EDGE_GENERATION = last_good, EDGE_REASON = %reason, "generation failed, rolling back");
     let before = observe::k3s::effective(&agent.root);
     apply::rollback(&agent.root, last_good).map_err(|error| state(&error))?;
@@ -181,18 +185,58 @@ fn gave_up(pass: &Pass, checked: &CheckedPlan) -> bool {
 }
 
 async fn restart_running(agent: &Agent, checked: &CheckedPlan, only_containerd: bool) {
-    let again = |unit: &PlannedUnit| PlannedUnit { restart: Some("rolled back".to_owned()), ..unit.clone() };
-    let is_meant = |unit: &&PlannedUnit| {
-        unit.wanted == Wanted::Running && (!only_containerd || unit.name == units::CONTAINERD)
-    };
-    let units: Vec<PlannedUnit> = checked.plan().units.iter().filter(is_meant).map(again).collect();
+    let units = restarted(&checked.plan().units, only_containerd);
     let host = activate::Host { root: &agent.root, systemd: &agent.systemd, clock: agent.clock };
     if let Err(error) = activate::start(host, &units).await {
         warn!(EDGE_STEP = "activate", EDGE_REASON = %Chain(&error), "units could not be restarted, retrying in the next pass");
     }
 }
 
+/// What is restarted after a way back. A unit that waits for its turn has not
+/// been restarted with what was rolled back: it runs as it was.
+fn restarted(units: &[PlannedUnit], only_containerd: bool) -> Vec<PlannedUnit> {
+    let again = |unit: &PlannedUnit| PlannedUnit { restart: Some("rolled back".to_owned()), ..unit.clone() };
+    let is_meant = |unit: &&PlannedUnit| {
+        unit.wanted == Wanted::Running
+            && unit.restart_pending.is_none()
+            && (!only_containerd || unit.name == units::CONTAINERD)
+    };
+    units.iter().filter(is_meant).map(again).collect()
+}
+
 fn state(error: &(dyn std::error::Error + 'static)) -> Stop {
     let why = Refusal::new("EB-state-file", Chain(error).to_string(), "it is tried again by itself");
     Stop { why, kind: StopKind::Failed }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_waits_for_its_turn_is_not_restarted_by_a_way_back() {
+        let unit = |name: &str, wanted, waits: Option<&str>| PlannedUnit {
+            name: name.to_owned(),
+            wanted,
+            manage_boot: true,
+            restart: None,
+            restart_pending: waits.map(str::to_owned),
+            reason: String::new(),
+        };
+        let planned = |waits| {
+            [
+                unit(units::CONTAINERD, Wanted::Running, None),
+                unit(units::K3S, Wanted::Running, waits),
+                unit(units::K3S_AGENT, Wanted::Stopped, None),
+            ]
+        };
+        let names = |waits, only| {
+            let units = restarted(&planned(waits), only);
+            assert!(units.iter().all(|unit| unit.restart.as_deref() == Some("rolled back")));
+            units.into_iter().map(|unit| unit.name).collect::<Vec<_>>()
+        };
+        assert_eq!(names(None, false), [units::CONTAINERD, units::K3S]);
+        assert_eq!(names(Some("changed: disable"), false), [units::CONTAINERD]);
+        assert_eq!(names(None, true), [units::CONTAINERD]);
+    }
 }

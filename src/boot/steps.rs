@@ -203,7 +203,7 @@ pub(super) async fn apply(
         return Err(Stop { why, kind: StopKind::Waiting });
     }
     let source = Source::from(&agent.settings);
-    let downloader = Downloader::new(&source, agent.watcher.as_ref());
+    let downloader = Downloader::new(&source, agent.watcher.as_ref()).resting(&agent.rests);
     let root = agent.root.clone();
     let fetched = timed(pass, "apply", apply::fetch(&root, checked, &downloader)).await;
     fetched.map_err(|error| failed("EB-apply", &error))?;
@@ -259,6 +259,7 @@ pub(super) async fn start(agent: &mut Agent, checked: &CheckedPlan, pass: &mut P
     for job in &started.jobs {
         info!(EDGE_STEP = "activate", EDGE_UNIT = %job.unit, EDGE_VERB = job.verb, EDGE_REASON = %job.reason, "unit job");
     }
+    containerd::note_start(agent, &started.jobs).await;
     let all = pass.activated.get_or_insert_default();
     all.jobs.extend(started.jobs);
     all.changed.extend(started.changed);

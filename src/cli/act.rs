@@ -72,11 +72,14 @@ pub enum ActVerb {
         #[command(flatten)]
         tool: CtrTool,
         /// Seconds since 1970: what is older was verified before
-        #[arg(long, value_name = "UNIX_SECONDS")]
+        #[arg(long, value_name = "UNIX_SECONDS", default_value_t = 0)]
         since: u64,
         /// The sandbox image
         #[arg(long, value_name = "NAME")]
         sandbox: Option<String>,
+        /// Look only who uses what the last look of this boot found damaged
+        #[arg(long)]
+        again: bool,
     },
     /// Look at what a snapshotter could stand on
     LookAtStorage {
@@ -155,7 +158,10 @@ pub fn run(common: &Common, verb: &ActVerb) -> anyhow::Result<u8> {
         ActVerb::RemoveImages { tool, images } => {
             on_images(images::remove(&common.root(), &tool.tool(), images))
         }
-        ActVerb::VerifyImages { tool, since, sandbox } => {
+        ActVerb::VerifyImages { tool, again: true, .. } => {
+            on_images(images::verify_again(&common.root(), &tool.tool()))
+        }
+        ActVerb::VerifyImages { tool, since, sandbox, .. } => {
             on_images(images::verify(&common.root(), &tool.tool(), *since, sandbox.as_deref()))
         }
         ActVerb::LookAtStorage { pool, volume_group, device, overlay } => {
@@ -187,7 +193,7 @@ fn on_images(work: impl Future<Output = Result<(), ImageError>>) -> anyhow::Resu
     })
 }
 
-/// Works on a pool, and leaves for the daemon how that ended.
+/// Works on a pool, and leaves for the daemon that it begins and how it ended.
 fn on_pool(
     common: &Common,
     act: &str,
@@ -195,6 +201,7 @@ fn on_pool(
     work: impl Future<Output = Result<pool::record::Done, PoolError>>,
 ) -> anyhow::Result<u8> {
     super::on_runtime(async {
+        pool::record::begin(&common.root(), (act, name))?;
         let result = work.await;
         pool::record::write(&common.root(), (act, name), &result)?;
         super::output::text(&result?.words);

@@ -9,8 +9,10 @@ use crate::facts::hardware::{Disk, Filesystem, Hardware};
 use crate::facts::identity::Identity;
 use crate::facts::network::{Interface, Network};
 use crate::facts::runtime::{Runtime, Unit};
+use crate::facts::storage::{Choice, Pool, Storage, StoreRoot};
 use crate::facts::system::{CgroupVersion, System};
 use crate::facts::{Fact, HostFacts};
+use crate::paths::CONTAINERD_ROOT;
 
 /// `facts`: observes this host and prints what was seen.
 ///
@@ -39,6 +41,7 @@ pub fn text(facts: &HostFacts) -> String {
     network(&mut page, &facts.network);
     system(&mut page, &facts.system);
     runtime(&mut page, &facts.runtime);
+    storage(&mut page, &facts.storage);
     page.0
 }
 
@@ -256,6 +259,61 @@ fn runtime(page: &mut Page, runtime: &Runtime) {
     }
 }
 
+fn storage(page: &mut Page, storage: &Storage) {
+    page.section("Storage");
+    page.line("containerd root", format!("{CONTAINERD_ROOT} {}", storage.root.as_text(store_root)));
+    if let Some(root) = storage.root.known() {
+        page.line("entry types", entry_types(root));
+        page.line("free", store_free(root));
+    }
+    let count = |(name, count): (&String, &u64)| format!("{name} ({count} snapshots)");
+    let content = |all: &std::collections::BTreeMap<_, _>| list(&all.iter().map(count).collect::<Vec<_>>());
+    page.line("snapshots of", storage.content.as_text(content));
+    let look = storage.look.known();
+    let pool = look.map_or_else(|| Fact::unknown("nobody has looked in this boot"), |look| look.pool.clone());
+    page.maybe("thin pool", &pool.map(|pool| pool.map(|pool| thin_pool(&pool))));
+    page.maybe("choice in force", &storage.choice.clone().map(|choice| choice.map(|choice| chosen(&choice))));
+}
+
+fn store_root(root: &StoreRoot) -> String {
+    let mode = if root.read_only { "ro" } else { "rw" };
+    format!("on {} {} {} {mode}", root.mount_point, root.fs_type, root.source)
+}
+
+fn entry_types(root: &StoreRoot) -> String {
+    let word = |is: &bool| if *is { "told" } else { "not told" }.to_owned();
+    let ftype = match root.xfs_ftype.known() {
+        Some(Some(ftype)) => format!(" (xfs ftype={})", u8::from(*ftype)),
+        Some(None) | None => String::new(),
+    };
+    format!("{}{ftype}", root.d_type.as_text(word))
+}
+
+fn store_free(root: &StoreRoot) -> String {
+    let inodes = match root.free_inodes.known() {
+        Some(Some(inodes)) => format!("{inodes} inodes"),
+        Some(None) => "no fixed number of inodes".to_owned(),
+        None => "? inodes".to_owned(),
+    };
+    let bytes = |fact: &Fact<u64>| shown(&fact.clone().map(size));
+    format!("{} of {}, {inodes}", bytes(&root.free_bytes), bytes(&root.total_bytes))
+}
+
+fn thin_pool(pool: &Pool) -> String {
+    if !pool.active {
+        return format!("{} inactive", pool.name);
+    }
+    let used = |(used, all): (u64, u64)| format!("{used} of {all}");
+    let check = if pool.needs_check { ", needs a check" } else { "" };
+    let (data, metadata) = (used(pool.data), used(pool.metadata));
+    format!("{} {}{check}, {data} data blocks and {metadata} metadata blocks in use", pool.name, pool.mode)
+}
+
+fn chosen(choice: &Choice) -> String {
+    let pool = choice.pool.as_ref().map(|pool| format!(" on {pool}")).unwrap_or_default();
+    format!("{}{pool}: {}", choice.snapshotter, choice.reason)
+}
+
 fn unit(unit: &Unit) -> String {
     format!(
         "{} ({}), {}",
@@ -289,6 +347,7 @@ fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::facts::storage::Look;
 
     #[test]
     fn an_unknown_fact_is_shown_with_its_reason() {
@@ -305,6 +364,51 @@ mod tests {
         let page = text(&facts);
         assert!(!page.contains('\u{1b}'));
         assert_eq!(page.lines().filter(|line| line.starts_with("Identity")).count(), 1);
+    }
+
+    #[test]
+    fn storage_tells_what_the_snapshotter_stands_on() {
+        let mut facts = HostFacts::default();
+        let page = text(&facts);
+        assert!(page.contains("containerd root    /var/lib/containerd unknown: not observed\n"), "{page}");
+        assert!(page.contains("thin pool          unknown: nobody has looked in this boot\n"), "{page}");
+        let root = StoreRoot {
+            mount_point: "/data".to_owned(),
+            fs_type: "xfs".to_owned(),
+            source: "/dev/sdb1".to_owned(),
+            d_type: Fact::Known(false),
+            xfs_ftype: Fact::Known(Some(false)),
+            free_bytes: Fact::Known(3 << 30),
+            total_bytes: Fact::Known(8 << 30),
+            free_inodes: Fact::Known(Some(9)),
+            ..StoreRoot::default()
+        };
+        let pool = Pool {
+            name: "vg-pool".to_owned(),
+            active: true,
+            mode: "rw".to_owned(),
+            data: (1, 4),
+            metadata: (2, 8),
+            ..Pool::default()
+        };
+        facts.storage.root = Fact::Known(root);
+        facts.storage.content = Fact::Known([("devmapper".to_owned(), 7)].into());
+        facts.storage.look = Fact::Known(Look { pool: Fact::Known(Some(pool)), ..Look::default() });
+        let choice = serde_json::json!({
+            "snapshotter": "devmapper", "pool": "vg-pool", "mount_point": "/data", "fs_type": "xfs", "reason": "no d_type"
+        });
+        facts.storage.choice = Fact::Known(serde_json::from_value(choice).ok());
+        let page = text(&facts);
+        let (_, section) = page.split_once("\nStorage\n").unwrap_or_default();
+        assert_eq!(
+            section,
+            "  containerd root    /var/lib/containerd on /data xfs /dev/sdb1 rw\n  \
+               entry types        not told (xfs ftype=0)\n  \
+               free               3.0 GiB of 8.0 GiB, 9 inodes\n  \
+               snapshots of       devmapper (7 snapshots)\n  \
+               thin pool          vg-pool rw, 1 of 4 data blocks and 2 of 8 metadata blocks in use\n  \
+               choice in force    devmapper on vg-pool: no d_type\n"
+        );
     }
 
     #[test]

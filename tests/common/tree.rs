@@ -214,6 +214,7 @@ impl TestHost {
             effective: observe::k3s::effective(&root).known().cloned().filter(|_| k3s),
             binary: root.read_link(paths::K3S_LINK).unwrap().filter(|_| k3s),
             config: config.filter(|_| !k3s),
+            ..StartRecord::default()
         };
         self.write(&paths::started_with(name), &serde_json::to_vec(&record).unwrap(), 0o600);
         for other in ["k3s", "k3s-agent"].into_iter().filter(|other| k3s && *other != name) {

@@ -1,15 +1,19 @@
 //! Whether containerd does not come up with its new file.
 //!
-//! Owns the evidence for the way back, and containerd's last words. The way back
-//! itself is that of every generation ([`crate::boot::record`]).
+//! Owns the evidence for the way back and against it, and containerd's last
+//! words. The way back itself is that of every generation
+//! ([`crate::boot::record`]).
 
 use std::time::Duration;
 
+use super::checked::{self, Verdict};
+use super::{NEXT, words};
 use crate::facts::HostFacts;
 use crate::facts::runtime::Unit;
 use crate::gate;
 use crate::paths;
 use crate::plan::units::CONTAINERD;
+use crate::plan::{self, Refusal};
 use crate::sys::{Root, exec};
 use crate::wire::secret::sha256_hex;
 
@@ -50,6 +54,35 @@ pub(in crate::boot) fn gave_up(root: &Root, facts: &HostFacts, last_good: u64) -
             unit.restarts.known().map_or_else(|| "some".to_owned(), u32::to_string)
         ),
     })
+}
+
+/// Why the generation in force stays, although it failed: with the file of
+/// `last_good` containerd would not come up either. `Some(None)`: its store is
+/// damaged, which has a finding of its own.
+pub(in crate::boot) async fn keeps_here(
+    root: &Root,
+    facts: &HostFacts,
+    last_good: u64,
+) -> Option<Option<Refusal>> {
+    if plan::store::decide(facts).is_some() {
+        return Some(None);
+    }
+    let binary = facts.runtime.containerd.binary.known()?;
+    let good = root.read(&paths::generation_file(last_good, "containerd.toml")).ok()??;
+    if root.read(paths::CONTAINERD_CONFIG).ok().flatten().as_ref() == Some(&good) {
+        return None;
+    }
+    match checked::ask(root, binary, &good).await {
+        Verdict::Accepted | Verdict::Unknown(_) => None,
+        Verdict::Refused(why) => Some(Some(Refusal::new(
+            "EB-containerd-refused",
+            format!(
+                "{}; this is the file of the last good generation {last_good}: nothing is rolled back",
+                words(&why)
+            ),
+            NEXT,
+        ))),
+    }
 }
 
 fn unit(facts: &HostFacts) -> Option<&Unit> {
@@ -142,6 +175,42 @@ mod tests {
         assert_eq!(gave_up(&root, &facts, 3), None);
         facts.runtime.units.insert("containerd".into(), Fact::Known(unit("active", "running", None)));
         assert_eq!(gave_up(&root, &facts, 4), None);
+    }
+
+    /// A host whose generation 4 had the file `a`, and which now has `b`.
+    fn changed() -> (tempfile::TempDir, Root, HostFacts) {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        let copy = paths::generation_file(4, "containerd.toml");
+        for (path, text) in [(paths::CONTAINERD_CONFIG, "b"), (&copy, "a"), ("/usr/bin/containerd", "")] {
+            root.ensure_dir(path.rsplit_once('/').unwrap().0).unwrap();
+            atomic::write(&root, path, text.as_bytes(), 0o755).unwrap();
+        }
+        let mut facts = HostFacts::default();
+        facts.runtime.containerd.binary = Fact::Known("/usr/bin/containerd".to_owned());
+        (dir, root, facts)
+    }
+
+    #[tokio::test]
+    async fn a_file_that_the_installed_containerd_refuses_is_nothing_to_go_back_to() {
+        let (_dir, root, facts) = changed();
+        assert_eq!(keeps_here(&root, &facts, 4).await, None, "nobody could be asked");
+        checked::refused_before(&root, "/usr/bin/containerd", b"b");
+        assert_eq!(keeps_here(&root, &facts, 4).await, None, "the new file was refused");
+        checked::refused_before(&root, "/usr/bin/containerd", b"a");
+        let finding = keeps_here(&root, &facts, 4).await.unwrap().unwrap();
+        assert_eq!(finding.code, "EB-containerd-refused");
+        assert!(finding.reason.contains("last good generation 4"), "{}", finding.reason);
+        // A generation with the same file goes back for the sake of its other files.
+        atomic::write(&root, paths::CONTAINERD_CONFIG, b"a", 0o644).unwrap();
+        assert_eq!(keeps_here(&root, &facts, 4).await, None);
+    }
+
+    #[tokio::test]
+    async fn a_damaged_store_is_no_fault_of_a_file() {
+        let (_dir, root, mut facts) = changed();
+        facts.storage.store.half_aside = true;
+        assert_eq!(keeps_here(&root, &facts, 4).await, Some(None));
     }
 
     #[test]

@@ -109,6 +109,9 @@ pub(super) async fn ask(root: &Root, program: &str, bytes: &[u8]) -> Verdict {
     if let Some(verdict) = memory.answer(&sha256, &boot_id) {
         return verdict;
     }
+    if !root.is_host() {
+        return Verdict::Unknown("nothing of another root can be run here".to_owned());
+    }
     let verdict = dumped(root, program, bytes).await;
     memory.remember(Answer { sha256, boot_id, verdict: verdict.clone() });
     // Asking again costs time, nothing else.
@@ -152,6 +155,17 @@ fn judge(ours: &str, output: &exec::Output) -> Verdict {
         }
         Some(code) => Verdict::Unknown(format!("`containerd config dump` broke down with {code}")),
     }
+}
+
+/// As if `program` had been asked in this boot and had refused the file.
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+pub(super) fn refused_before(root: &Root, program: &str, bytes: &[u8]) {
+    let mut memory = Memory::of(root, Program::new(program, &root.stat(program).unwrap().unwrap()));
+    let (sha256, boot_id) = (sha256_hex(bytes), host::boot_id(root).unwrap_or_default());
+    memory.remember(Answer { sha256, boot_id, verdict: Verdict::Refused(vec!["k".to_owned()]) });
+    root.make_dir(paths::STATE_DIR, 0o700).unwrap();
+    statefile::store(root, paths::CONTAINERD_CHECKED, &memory).unwrap();
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use edge_bootstrap::role::words::SiteName;
-use edge_bootstrap::wire::assignment::{Manifest, Mirror};
+use edge_bootstrap::wire::assignment::{Image, Manifest, Mirror};
 use serde_json::json;
 use sqlx::SqliteConnection;
 
@@ -82,6 +82,10 @@ pub(super) struct Settings {
     /// Registry mirror; may be repeated, replaces all mirrors.
     #[arg(long = "mirror", value_name = "REGISTRY=URL[,URL]")]
     mirrors: Option<Vec<String>>,
+    /// Archive of images that every host imports; may be repeated, replaces all
+    /// archives.
+    #[arg(long = "image", value_name = "SHA256=URL")]
+    images: Option<Vec<String>>,
     /// etcd snapshots with their S3 keys, as a JSON object.
     #[arg(long, value_name = "FILE|-")]
     snapshots_file: Option<PathBuf>,
@@ -171,7 +175,7 @@ fn site_json(site: &Site) -> serde_json::Value {
         "service_cidr": settings.service_cidr, "tls_san": settings.tls_san,
         "k3s_version": settings.k3s_version, "k3s_config": settings.k3s_config,
         "snapshotter": settings.snapshotter, "sandbox_image": settings.sandbox_image,
-        "mirrors": settings.mirrors, "has_snapshots": settings.snapshots.is_some(),
+        "mirrors": settings.mirrors, "images": settings.images, "has_snapshots": settings.snapshots.is_some(),
         "manifests": settings.manifests.iter().map(|manifest| &manifest.name).collect::<Vec<_>>(),
     })
 }
@@ -251,6 +255,9 @@ impl Settings {
         if let Some(mirrors) = self.mirrors {
             to.mirrors = without_empty(mirrors).iter().map(|text| mirror(text)).collect::<Result<_, _>>()?;
         }
+        if let Some(images) = self.images {
+            to.images = without_empty(images).iter().map(|text| image(text)).collect::<Result<_, _>>()?;
+        }
         if let Some(path) = self.k3s_config_file {
             to.k3s_config = read_json(&path)?;
         }
@@ -284,6 +291,12 @@ fn mirror(text: &str) -> anyhow::Result<Mirror> {
     let (registry, urls) =
         text.split_once('=').with_context(|| format!("mirror {text:?} is not REGISTRY=URL"))?;
     Ok(Mirror { registry: registry.to_owned(), endpoints: urls.split(',').map(str::to_owned).collect() })
+}
+
+/// The digest comes first, because a URL may hold `=`.
+fn image(text: &str) -> anyhow::Result<Image> {
+    let (sha256, url) = text.split_once('=').with_context(|| format!("image {text:?} is not SHA256=URL"))?;
+    Ok(Image { url: url.to_owned(), sha256: sha256.to_owned() })
 }
 
 fn manifest(path: PathBuf) -> anyhow::Result<Manifest> {

@@ -57,6 +57,41 @@ async fn a_long_poll_wakes_when_a_person_changes_the_site() {
 }
 
 #[tokio::test]
+async fn archives_of_images_are_set_for_a_site_and_taken_away_again() {
+    let central = Central::start().await;
+    let host = central.claimed(1, &central.server_token("1")).await;
+    let (one, other) = ("a".repeat(64), "b".repeat(64));
+    // What stands behind the first `=` is the URL, whatever it holds.
+    let images = [
+        format!("{one}=https://files.example/airgap.tar?v=1"),
+        format!("{other}=file:///srv/images/pause.tar"),
+    ];
+    central.cli(&["site", "set", "hz-017", "--image", &images[0], "--image", &images[1]]);
+    let (payload, _) = host.assignment(0).await;
+    let sent: Vec<_> = payload.runtime.images.into_iter().map(|it| (it.sha256, it.url)).collect();
+    let url = |text: &str| text.to_owned();
+    assert_eq!(
+        sent,
+        [
+            (one.clone(), url("https://files.example/airgap.tar?v=1")),
+            (other, url("file:///srv/images/pause.tar"))
+        ]
+    );
+    let shown = central.cli_json(&["site", "show", "hz-017"]);
+    assert_eq!(shown["images"][0]["sha256"], one);
+    for (wrong, says) in [
+        ("https://files.example/airgap.tar", "is not sha256=url"),
+        ("abc=https://files.example/airgap.tar", "sha256"),
+        (&format!("{one}=ftp://files.example/airgap.tar"), "ftp"),
+    ] {
+        let (succeeded, _, stderr) = central.try_cli(&["site", "set", "hz-017", "--image", wrong]);
+        assert!(!succeeded && stderr.to_lowercase().contains(says), "{wrong}: {stderr}");
+    }
+    central.cli(&["site", "set", "hz-017", "--image", ""]);
+    assert!(host.assignment(payload.generation).await.0.runtime.images.is_empty());
+}
+
+#[tokio::test]
 async fn a_long_poll_without_news_ends_in_time() {
     let central = Central::start().await;
     let host = central.claimed(1, &central.server_token("1")).await;

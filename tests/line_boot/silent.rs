@@ -1,0 +1,46 @@
+//! Passes on a host whose gate records nothing of containerd's starts.
+
+use super::*;
+
+const UNIT: &str = "containerd.service";
+
+fn restarts(host: &Host) -> usize {
+    let calls = host.systemd.calls();
+    calls.iter().filter(|call| call.contains("RestartUnit") && call.contains(UNIT)).count()
+}
+
+fn is_told(pass: &Pass) -> bool {
+    pass.findings.iter().any(|(finding, _)| finding.code == "EB-gate-silent")
+}
+
+#[tokio::test]
+async fn a_gate_that_records_nothing_costs_one_restart_of_containerd_and_is_told() {
+    let host = local();
+    // Each pass as one of a daemon that was started anew.
+    let pass = async || boot::pass(&mut host.agent(), order(Until::Verified, 0)).await;
+    let first = pass().await;
+    no_trouble(&first);
+    assert_eq!((restarts(&host), is_told(&first)), (1, false));
+    for _ in 0..2 {
+        let next = pass().await;
+        no_trouble(&next);
+        assert_eq!((restarts(&host), is_told(&next)), (0, true));
+        assert!(
+            next.changes.unwrap().units.iter().all(|unit| unit.name != UNIT || unit.action != "restart"),
+            "the plan has no restart"
+        );
+    }
+    // A process that others started may run on anything.
+    host.systemd.unit(UNIT, |unit| unit.pid = 4712);
+    assert_eq!((is_told(&pass().await), restarts(&host)), (false, 1));
+    // Another file is taken all the same.
+    host.write("etc/containerd/edge-bootstrap.toml", "version = 2\n");
+    host.write("run/edge-bootstrap/started-containerd-by-agent.json", r#"{"config":"old","main_pid":4712}"#);
+    pass().await;
+    assert_eq!(restarts(&host), 1);
+    // The gate is back.
+    let config = std::fs::read(host.dir.path().join("etc/containerd/edge-bootstrap.toml")).unwrap();
+    let record = format!(r#"{{"config":"{}"}}"#, edge_bootstrap::wire::secret::sha256_hex(&config));
+    host.write("run/edge-bootstrap/started-containerd.json", &record);
+    assert_eq!((is_told(&pass().await), restarts(&host)), (false, 0));
+}
