@@ -77,6 +77,8 @@ pub const INVENTORY_LOCK: &str = "/run/edge-bootstrap/inventory.lock";
 pub const IMAGES_LOCK: &str = "/run/edge-bootstrap/images.lock";
 /// What the last check of the store's images found in this boot.
 pub const IMAGES_CHECKED: &str = "/run/edge-bootstrap/images-checked.json";
+/// The boot's id, once for each such check that did not end within its limit.
+pub const IMAGES_ENDLESS: &str = "/run/edge-bootstrap/images-endless";
 /// One pass at a time.
 pub const LOCK: &str = "/run/edge-bootstrap/lock";
 /// Set by `pause`: observe and report, change nothing. Survives a reboot.

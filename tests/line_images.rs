@@ -15,7 +15,8 @@ mod containerd;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
-use containerd::Containerd;
+use containerd::{Containerd, Fault};
+use edge_bootstrap::boot::images::acts::Import;
 use edge_bootstrap::boot::images::{self, Hands, Standing, Tool, Work, acts};
 use edge_bootstrap::boot::{Downloader, Quiet};
 use edge_bootstrap::enrol::Source;
@@ -76,6 +77,22 @@ impl Lab {
         sha256
     }
 
+    /// Puts a whole image of one layer into the store, which is not unpacked.
+    fn whole(&self, image: &str) {
+        let blob = |bytes: &[u8]| {
+            let hex: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+            let directory = format!("{CONTAINERD_ROOT}/io.containerd.content.v1.content/blobs/sha256");
+            fs::create_dir_all(self.root.path(&directory)).unwrap();
+            fs::write(self.root.path(&format!("{directory}/{hex}")), bytes).unwrap();
+            format!(r#"{{"digest":"sha256:{hex}","size":{}}}"#, bytes.len())
+        };
+        let layer = blob(b"layer");
+        let config = blob(br#"{"rootfs":{"diff_ids":["sha256:00"]}}"#);
+        let manifest = blob(format!(r#"{{"config":{config},"layers":[{layer}]}}"#).as_bytes());
+        let digest = manifest.split('"').nth(3).unwrap().to_owned();
+        self.containerd.world().images = vec![(image.to_owned(), digest)];
+    }
+
     fn has(&self, image: &str) -> bool {
         self.containerd.world().images.iter().any(|(name, _)| name == image)
     }
@@ -87,6 +104,13 @@ impl Lab {
     fn record(&self, sha256: &str, image: &str, at: &str) {
         let archive = Archive { images: vec![image.to_owned()], at: at.to_owned() };
         inventory::update(&self.root, |it| drop(it.archives.insert(sha256.to_owned(), archive))).unwrap();
+    }
+
+    /// Imports what an earlier boot left unfinished.
+    async fn import_fails(&self, sha256: &str) {
+        let wanted = Import { sha256, is_local: false, again: true, sandbox: None };
+        let error = acts::import(&self.root, &self.tool, wanted).await.unwrap_err();
+        assert_eq!(error.to_string(), "ctr images import: no such device");
     }
 
     async fn round(&self, archives: &[&str], heeds_pins: bool) -> Standing {
@@ -120,8 +144,7 @@ async fn an_import_that_keeps_failing_takes_away_what_is_there_once_in_a_boot() 
     let image = "docker.io/lab/tool:1";
     let fails = async || {
         lab.put(image);
-        let error = acts::import(&lab.root, &lab.tool, &sha256, (false, true)).await.unwrap_err();
-        assert_eq!(error.to_string(), "ctr images import: no such device");
+        lab.import_fails(&sha256).await;
         lab.has(image)
     };
     assert!(!fails().await, "what an interrupted import left stays in the way of the next");
@@ -130,6 +153,43 @@ async fn an_import_that_keeps_failing_takes_away_what_is_there_once_in_a_boot() 
     lab.boot("boot-2");
     lab.containerd.world().images.clear();
     assert!(!fails().await, "another boot is another cut");
+}
+
+#[tokio::test]
+async fn what_a_pod_runs_from_stays_when_an_interrupted_import_is_taken_up() {
+    let lab = Lab::new();
+    let sha256 = lab.archive();
+    let (running, image) = ("sha256:running", "docker.io/lab/tool:1");
+    let containers = format!("*' containers ls') printf 'CONTAINER IMAGE\\npod1 {running}\\n' ;; ");
+    let ctr = |tasks: &str| {
+        let lists = format!("case \"$*\" in {containers}*' tasks ls -q') echo '{tasks}' ;; ");
+        fs::write(&lab.tool.ctr, CTR.replacen("case \"$*\" in ", &lists, 1)).unwrap();
+    };
+    // The name that the CRI adds leads to the same image.
+    lab.containerd.world().images = [image, running].map(|name| (name.to_owned(), "sha256:cc".into())).into();
+    ctr("pod1");
+    lab.import_fails(&sha256).await;
+    assert!(lab.has(image) && lab.has(running), "it was taken away from under a pod");
+    lab.boot("boot-2");
+    ctr("");
+    lab.import_fails(&sha256).await;
+    assert!(!lab.has(image) && !lab.has(running), "nothing runs from it");
+}
+
+#[tokio::test]
+async fn a_look_that_loses_containerd_half_way_leaves_no_result() {
+    let lab = Lab::new();
+    lab.whole("lab/whole:1");
+    let look = async || acts::verify(&lab.root, &lab.tool, 0, None).await;
+    for fault in [Fault::GoAway, Fault::Resets, Fault::NoStatus] {
+        lab.containerd.fault(fault, "Snapshots/Stat");
+        look().await.unwrap_err();
+        assert!(!lab.root.exists(IMAGES_CHECKED), "{fault:?}: it would clear the suspicion");
+    }
+    lab.containerd.world().fault = None;
+    look().await.unwrap();
+    let checked = fs::read_to_string(lab.root.path(IMAGES_CHECKED)).unwrap();
+    assert!(checked.contains(r#""images":1,"damaged":[],"unread":[]"#), "{checked}");
 }
 
 #[tokio::test]

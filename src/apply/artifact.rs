@@ -27,6 +27,15 @@ pub struct Progress {
 
 /// Brings the bytes of a URL.
 pub trait Download {
+    /// Asked before anything is done for `url`.
+    ///
+    /// # Errors
+    /// While it is too early to ask for it again.
+    fn ready(&self, url: &str) -> Result<(), DownloadError> {
+        let _ = url;
+        Ok(())
+    }
+
     /// Feeds the bytes of `url` to `sink`, from where it stands if the other
     /// side can, else from the begin of an emptied one. Names their version in
     /// `sink.tag`.
@@ -112,6 +121,8 @@ pub struct Wanted<'a> {
     pub urls: &'a [ArtifactUrl],
     /// SHA-256 that decides.
     pub sha256: &'a Sha256Hex,
+    /// Bytes that stay free on a file system of so many bytes.
+    pub floor: fn(u64) -> u64,
 }
 
 /// Makes sure that the artifact lies at its place, with its digest beside it.
@@ -123,7 +134,8 @@ pub(super) async fn ensure(
     let PlannedArtifact { title, path, urls, sha256 } = artifact;
     let directory = path.rsplit_once('/').map_or("/", |(directory, _)| directory);
     root.make_dir(directory, 0o755)?;
-    bring(root, Wanted { title, path, mode: 0o755, urls, sha256 }, download).await?;
+    let floor = space::program_floor;
+    bring(root, Wanted { title, path, mode: 0o755, urls, sha256, floor }, download).await?;
     // The record comes last: a binary without it counts as absent.
     let _ = fault::point("artifact-published");
     atomic::write(root, &format!("{path}.sha256"), format!("{sha256}\n").as_bytes(), 0o644)?;
@@ -171,8 +183,8 @@ fn full(root: &Root, wanted: Wanted<'_>, no_room: Option<NoRoom>) -> Result<Arti
     Ok(ArtifactError::Full { title, path, no_room, is_kept })
 }
 
-fn may_fit(NoRoom { needed, free, total }: NoRoom, came: u64) -> bool {
-    space::fits(0, (free, total)) && space::fits(needed.saturating_add(came), (total, total))
+fn may_fit(NoRoom { needed, free, total, stays }: NoRoom, came: u64) -> bool {
+    space::leaves(0, free, stays) && space::leaves(needed.saturating_add(came), total, stays)
 }
 
 /// A whole file came, and it is another one.
@@ -189,8 +201,11 @@ type Why = Box<dyn std::error::Error + Send + Sync>;
 /// Bytes of an earlier try that led to a wrong digest are not to blame on this
 /// URL: it is asked once more for the whole.
 async fn attempt(root: &Root, wanted: Wanted<'_>, url: &str, download: &impl Download) -> Result<(), Why> {
+    // What lies there may be large, and is read in full.
+    download.ready(url)?;
     let part = format!("{}.part", wanted.path);
     let mut sink = take_up(root, &part).await?;
+    sink.floor = wanted.floor;
     let had = sink.size;
     if had > 0 && sink.is(wanted.sha256.as_str()) {
         return Ok(sink.sync().await?);
@@ -307,6 +322,10 @@ mod tests {
         }
     }
 
+    fn wanted<'a>(urls: &'a [ArtifactUrl], sha256: &'a Sha256Hex) -> Wanted<'a> {
+        Wanted { title: "f", path: "/f", mode: 0o600, urls, sha256, floor: space::floor }
+    }
+
     struct Case {
         _dir: tempfile::TempDir,
         root: Root,
@@ -324,8 +343,8 @@ mod tests {
         fn try_once(&self) -> Result<(), ArtifactError> {
             let urls = ["https://one.example/f".parse().unwrap()];
             let sha256 = DIGEST.parse().unwrap();
-            let wanted = Wanted { title: "f", path: "/f", mode: 0o600, urls: &urls, sha256: &sha256 };
-            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let wanted = wanted(&urls, &sha256);
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
             runtime.block_on(bring(&self.root, wanted, &self.download))
         }
 
@@ -389,10 +408,10 @@ mod tests {
         ] {
             let case = case(&[Err(io::ErrorKind::BrokenPipe)]);
             case.try_once().unwrap_err();
-            let no_room = NoRoom { needed, free, total };
+            let no_room = NoRoom { needed, free, total, stays: space::floor(total) };
             let urls = ["https://one.example/f".parse().unwrap()];
             let sha256 = DIGEST.parse().unwrap();
-            let wanted = Wanted { title: "f", path: "/f", mode: 0o600, urls: &urls, sha256: &sha256 };
+            let wanted = wanted(&urls, &sha256);
             let error = full(&case.root, wanted, Some(no_room)).unwrap();
             assert_eq!(case.files().is_empty(), !is_kept, "{error}");
             assert_eq!(error.to_string().ends_with("nothing of it was kept"), !is_kept, "{error}");
@@ -408,8 +427,8 @@ mod tests {
         let try_file = || {
             let urls = ["file:///source".parse().unwrap()];
             let sha256 = DIGEST.parse().unwrap();
-            let wanted = Wanted { title: "f", path: "/f", mode: 0o600, urls: &urls, sha256: &sha256 };
-            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let wanted = wanted(&urls, &sha256);
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
             runtime.block_on(bring(&case.root, wanted, &case.download))
         };
         atomic::write(&case.root, "/source", b"", 0o600).unwrap();

@@ -9,6 +9,8 @@
 mod back;
 mod checked;
 
+use std::collections::BTreeMap;
+
 pub(super) use back::{gave_up, is_over, keeps_here, last_words};
 use checked::Verdict;
 pub use checked::forget;
@@ -16,8 +18,8 @@ use tracing::warn;
 
 use super::{Agent, Pass, Severity, Stop, StopKind};
 use crate::activate::{self, UnitJob};
-use crate::facts::Fact;
-use crate::facts::runtime::StartRecord;
+use crate::facts::runtime::{StartRecord, Unit};
+use crate::facts::{Fact, HostFacts};
 use crate::paths;
 use crate::plan::units::CONTAINERD;
 use crate::plan::{self, CheckedPlan, PlannedFile, Refusal};
@@ -33,13 +35,19 @@ pub(super) fn planned(checked: &CheckedPlan) -> Option<&PlannedFile> {
 }
 
 /// Notes with which file a job of this pass left containerd running: the gate
-/// may have recorded nothing, and another restart would not change that.
-pub(super) async fn note_start(agent: &Agent, jobs: &[UnitJob]) {
+/// may have recorded nothing, and another restart would not change that. A job
+/// that was refused, cancelled or still waits has left the process of before.
+pub(super) async fn note_start(agent: &Agent, jobs: &[UnitJob], before: &HostFacts) {
     if !jobs.iter().any(|job| job.unit == CONTAINERD && job.verb != "stop") {
         return;
     }
+    let pid =
+        |units: &BTreeMap<String, Fact<Unit>>| units.get("containerd")?.known().map(|unit| unit.main_pid);
     let units = activate::unit_facts(&agent.systemd, &[CONTAINERD]).await;
-    let main_pid = units.values().find_map(Fact::known).map(|unit| unit.main_pid).filter(|pid| *pid != 0);
+    let main_pid = pid(&units).filter(|now| *now != 0);
+    if main_pid.is_none() || main_pid == pid(&before.runtime.units) {
+        return;
+    }
     let config = agent.root.read(paths::CONTAINERD_CONFIG).ok().flatten().map(|bytes| sha256_hex(&bytes));
     let record = StartRecord { config, main_pid, ..StartRecord::default() };
     let bytes = serde_json::to_vec(&record).unwrap_or_default();
@@ -75,7 +83,7 @@ fn gate_silent(root: &Root, pass: &Pass) -> Option<Refusal> {
     (by_gate != by_agent.config).then(|| {
         Refusal::new(
             "EB-gate-silent",
-            "our check before containerd's start recorded nothing; containerd was restarted once, and is not again for that",
+            "the agent started containerd, and our check before that start recorded nothing; it is not restarted again for that",
             "`journalctl -u containerd -b` shows what became of it: it ends itself after 5 s on a disk that does not answer",
         )
     })

@@ -131,9 +131,13 @@ impl<'a> Downloader<'a> {
 }
 
 impl Download for Downloader<'_> {
+    fn ready(&self, url: &str) -> Result<(), DownloadError> {
+        let failed = |error: io::Error| DownloadError { url: url.to_owned(), source: error.into() };
+        self.rests.heed(url, clock::monotonic()).map_err(failed)
+    }
+
     async fn download(&self, title: &str, url: &str, sink: &mut Sink) -> Result<(), DownloadError> {
         let failed = |source: Why| DownloadError { url: url.to_owned(), source };
-        self.rests.heed(url, clock::monotonic()).map_err(|error| failed(error.into()))?;
         let brought = self.bring(title, url, sink).await;
         if let Some(no_room) = brought.as_ref().err().and_then(|why| fullness(&**why)) {
             self.rests.note(url, no_room, clock::monotonic());
@@ -177,7 +181,8 @@ mod tests {
         let root = Root::new(dir.path());
         let (url, asked) = server();
         let (urls, sha256) = ([url.parse().unwrap()], "00".repeat(32).parse().unwrap());
-        let wanted = Wanted { title: "f", path: "/f", mode: 0o600, urls: &urls, sha256: &sha256 };
+        let (title, path, floor) = ("f", "/f", crate::sys::space::floor);
+        let wanted = Wanted { title, path, mode: 0o600, urls: &urls, sha256: &sha256, floor };
         let rests = Rests::default();
         for _ in 0..2 {
             // A downloader for each try, as passes make them.
@@ -202,7 +207,7 @@ mod tests {
     #[test]
     fn what_found_no_room_rests_and_is_then_asked_for_again() {
         let rests = Rests::default();
-        let (begin, no_room) = (Duration::from_secs(7), NoRoom { needed: 3, free: 2, total: 9 });
+        let (begin, no_room) = (Duration::from_secs(7), NoRoom { needed: 3, free: 2, total: 9, stays: 4 });
         rests.note("a", Some(no_room), begin);
         rests.note("b", None, begin + REST / 2);
         // Whoever shares the memory, of a later pass too.

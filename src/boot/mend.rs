@@ -189,3 +189,45 @@ fn password(facts: &HostFacts) -> Found {
     let next = format!("{next} ({})", paths::NODE_PASSWORD_COPY);
     Some((severity, Refusal::new("EB-node-password", reason, next)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::facts::runtime::FileFact;
+
+    #[test]
+    fn a_gate_that_a_drop_in_takes_away_is_told_of_each_unit() {
+        let host = |gates: &[(&str, bool)]| {
+            let mut facts = HostFacts::default();
+            for path in
+                [paths::CONTAINERD_DROP_IN.to_owned(), format!("{}.d/{}", paths::K3S_UNIT, paths::DROP_IN)]
+            {
+                let file = FileFact { mode: 0o644, size: 0, sha256: String::new(), text: None };
+                facts.runtime.files.insert(path, file);
+            }
+            for (name, has_gate) in gates {
+                let unit =
+                    Unit { load: "loaded".into(), has_gate: Fact::Known(*has_gate), ..Unit::default() };
+                facts.runtime.units.insert((*name).to_owned(), Fact::Known(unit));
+            }
+            facts
+        };
+        let told = |gates: &[(&str, bool)]| {
+            gate_dropped(&host(gates)).map(|(severity, finding)| (severity, finding.code, finding.reason))
+        };
+        let words = |names: &str| {
+            let reason = format!("a drop-in of {names} takes our check before its start away");
+            Some((Severity::Fail, "EB-gate-dropped".to_owned(), reason))
+        };
+        assert_eq!(told(&[("containerd", true), ("k3s", true)]), None);
+        assert_eq!(told(&[("containerd", false), ("k3s", true)]), words("containerd.service"));
+        assert_eq!(
+            told(&[("containerd", false), ("k3s", false)]),
+            words("k3s.service and containerd.service")
+        );
+        assert_eq!(told(&[("k3s-agent", false)]), None, "there is no drop-in of ours");
+        let mut facts = host(&[("containerd", false)]);
+        facts.runtime.files.clear();
+        assert!(gate_dropped(&facts).is_none(), "containerd is not ours");
+    }
+}

@@ -126,17 +126,17 @@ async fn failed(agent: &mut Agent, checked: &CheckedPlan, pass: &mut Pass) -> Re
         return Ok(());
     }
     let containerd = containerd::gave_up(&agent.root, &pass.facts, last_good);
-    let reason = match &containerd {
-        Some(gave_up) => format!("{}{}", gave_up.words, containerd::last_words(&agent.root).await),
-        None if gave_up(pass, checked) => {
-            pass.verdict.as_ref().and_then(|verdict| verdict.cause.clone()).unwrap_or_default()
-        }
-        None => return Ok(()),
-    };
+    if containerd.is_none() && !gave_up(pass, checked) {
+        return Ok(());
+    }
     if let Some(why) = containerd::keeps_here(&agent.root, &pass.facts, last_good).await {
         why.into_iter().for_each(|why| pass.find(Severity::Fail, why));
         return Ok(());
     }
+    let reason = match &containerd {
+        Some(gave_up) => format!("{}{}", gave_up.words, containerd::last_words(&agent.root).await),
+        None => pass.verdict.as_ref().and_then(|verdict| verdict.cause.clone()).unwrap_or_default(),
+    };
     warn!(EDGE_STEP = "verify", EDGE_GENERATION = last_good, EDGE_REASON = %reason, "generation failed, rolling back");
     let before = observe::k3s::effective(&agent.root);
     apply::rollback(&agent.root, last_good).map_err(|error| state(&error))?;

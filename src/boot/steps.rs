@@ -259,7 +259,7 @@ pub(super) async fn start(agent: &mut Agent, checked: &CheckedPlan, pass: &mut P
     for job in &started.jobs {
         info!(EDGE_STEP = "activate", EDGE_UNIT = %job.unit, EDGE_VERB = job.verb, EDGE_REASON = %job.reason, "unit job");
     }
-    containerd::note_start(agent, &started.jobs).await;
+    containerd::note_start(agent, &started.jobs, &pass.facts).await;
     let all = pass.activated.get_or_insert_default();
     all.jobs.extend(started.jobs);
     all.changed.extend(started.changed);

@@ -58,6 +58,9 @@ pub enum ActVerb {
         /// Remove first what an interrupted import left
         #[arg(long)]
         again: bool,
+        /// The sandbox image
+        #[arg(long, value_name = "NAME")]
+        sandbox: Option<String>,
     },
     /// Remove images, under all their names
     RemoveImages {
@@ -151,9 +154,10 @@ pub fn run(common: &Common, verb: &ActVerb) -> anyhow::Result<u8> {
             acts::probe(&common.root(), interface, *ip)?;
             Ok(0)
         }
-        ActVerb::ImportImages { tool, sha256, local, again } => {
-            let tool = tool.tool();
-            on_images(images::import(&common.root(), &tool, sha256.as_str(), (*local, *again)))
+        ActVerb::ImportImages { tool, sha256, local, again, sandbox } => {
+            let (sha256, sandbox) = (sha256.as_str(), sandbox.as_deref());
+            let wanted = images::Import { sha256, is_local: *local, again: *again, sandbox };
+            on_images(images::import(&common.root(), &tool.tool(), wanted))
         }
         ActVerb::RemoveImages { tool, images } => {
             on_images(images::remove(&common.root(), &tool.tool(), images))

@@ -185,6 +185,7 @@ impl Daemon {
                     agent.confirmed = before.confirmed;
                     agent.time = before.time;
                     agent.containerd = before.containerd;
+                    agent.rests = before.rests;
                 }
                 self.agent = Some(agent);
                 self.talk = None;

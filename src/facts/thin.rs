@@ -93,6 +93,8 @@ pub struct Volume {
     pub group: String,
     /// Its name, without the brackets of a hidden one.
     pub name: String,
+    /// Whether it is a part of another one that nobody uses by itself.
+    pub is_hidden: bool,
     /// `lv_attr`: its first letter is the type (`t`: thin pool), its fifth the state.
     pub attributes: String,
     /// Size in bytes.
@@ -114,6 +116,17 @@ impl Volume {
     #[must_use]
     pub fn is_active(&self) -> bool {
         self.attributes.chars().nth(4) == Some('a')
+    }
+
+    /// Whether it is a part of the thin pool `pool` of its group, or the spare
+    /// for the metadata of the group's pools. A person's own may be called alike.
+    #[must_use]
+    pub fn is_part_of(&self, pool: &str) -> bool {
+        let part = self.name.strip_prefix(pool).and_then(|rest| rest.strip_prefix("_t"));
+        let part = part.and_then(|rest| rest.strip_prefix("data").or_else(|| rest.strip_prefix("meta")));
+        // A mirrored one has parts itself: `_tdata_rimage_0`.
+        let is_part = part.is_some_and(|rest| rest.is_empty() || rest.starts_with('_'));
+        self.is_hidden && (is_part || self.name.ends_with("_pmspare"))
     }
 }
 
@@ -156,6 +169,7 @@ pub fn volumes(text: &str) -> Vec<Volume> {
         Some(Volume {
             group: group.to_owned(),
             name: name.trim_start_matches('[').trim_end_matches(']').to_owned(),
+            is_hidden: name.starts_with('['),
             attributes: attributes.to_owned(),
             size: bytes(size)?,
             metadata_size: bytes(metadata).unwrap_or_default(),

@@ -46,9 +46,32 @@ fn reports_of_lvm_are_columns() {
     );
     assert_eq!((volume[0].name.as_str(), volume[0].is_thin_pool()), ("lvol0_pmspare", false));
     assert_eq!((volume[1].metadata_size, volume[1].is_thin_pool()), (16_777_216, true));
+    assert_eq!((volume[0].is_hidden, volume[1].is_hidden), (true, false));
     let disk = disks("  /dev/vdb|edgebo-otst-rap0-aaaa-aaaa-aaaa-aaaaaa||\n");
     assert_eq!((disk[0].group.as_ref(), disk[0].path.as_str()), (None, "/dev/vdb"));
     assert!(groups("  WARNING: a line that is no row\n").is_empty());
+}
+
+#[test]
+fn only_hidden_volumes_named_after_a_pool_are_its_parts() {
+    for (name, is_part) in [
+        ("[thinpool_tdata]", true),
+        ("[thinpool_tmeta]", true),
+        ("[thinpool_tdata_rimage_0]", true),
+        ("[thinpool_tmeta_rmeta_1]", true),
+        ("[lvol0_pmspare]", true),
+        ("[thinpool_tools_tdata]", false),
+        ("[thinpool_tdatabase]", false),
+        ("thinpool_tools", false),
+        ("thinpool_tdata_old", false),
+        ("thinpool_tdata", false),
+        ("my_pmspare", false),
+        ("thinpool_meta0", false),
+        ("[other_tdata]", false),
+    ] {
+        let volume = volumes(&format!("  edge|{name}|ewi-ao----|16777216||\n"));
+        assert_eq!(volume[0].is_part_of("thinpool"), is_part, "{name}");
+    }
 }
 
 #[test]

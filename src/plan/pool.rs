@@ -139,8 +139,9 @@ pub fn patience_with_an_act() -> Duration {
     PROGRAMS * patience(METADATA_LARGEST)
 }
 
-/// Programs of one act that check metadata: down, up, repair, up.
-const PROGRAMS: u32 = 4;
+/// Programs of one act that check metadata, at most. A repair: down, up, down,
+/// repair, up, and to clear `needs_check` down and up.
+const PROGRAMS: u32 = 7;
 /// The kernel takes no more (kernel: `THIN_METADATA_MAX_SECTORS`, just below).
 const METADATA_LARGEST: u64 = 16 << 30;
 /// How often a repair is begun within [`TERM`].
@@ -211,7 +212,7 @@ mod tests {
         assert_eq!(patience(8 * MIB), Duration::from_mins(20));
         assert_eq!(patience(2 * GIB), Duration::from_mins(30));
         assert_eq!(patience(u64::MAX), Duration::from_mins(170));
-        assert!(patience_with_an_act() >= 4 * patience(16 * GIB));
+        assert!(patience_with_an_act() >= 7 * patience(16 * GIB));
     }
 
     #[test]

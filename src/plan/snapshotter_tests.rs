@@ -286,6 +286,8 @@ fn a_store_is_elsewhere_by_its_uuid_or_by_its_place_and_not_where_a_disk_was_mou
         (choice("/var", Some("a")), root("/var", "ext4", Some("b")), false),
         (choice(data, Some("a")), root("/", "ext4", Some("b")), true),
         (choice("/var", Some("a")), root("/", "ext4", Some("b")), true),
+        (choice("/", Some("a")), root("/", "tmpfs", None), true),
+        (choice("/", Some("a")), root("/", "overlay", None), true),
     ];
     for (choice, root, is_elsewhere) in table {
         let root = StoreRoot { holds_records: true, ..root };

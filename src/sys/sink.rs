@@ -2,17 +2,22 @@
 //!
 //! Owns how a large file comes in piece by piece under a temporary name, and
 //! what it leaves free on its disk. It is given its final name by
-//! [`super::atomic::publish`] only. What may wait for a disk for long (reading,
-//! making durable) is done beside the event loop.
+//! [`super::atomic::publish`] only. Opening and reading a source, looking for
+//! room and making durable are done beside the event loop, each with a deadline:
+//! a source may lie on a server that is gone. Opening the sink itself, what is
+//! written to it between two syncs, [`Sink::begin`] and [`digest_of`] wait for
+//! their disk on the caller's thread.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 use super::root::{FileError, Root};
 use super::{machine, space};
@@ -22,10 +27,14 @@ const PIECE: u64 = 1 << 20;
 /// A power cut loses at most this many bytes of what came, and the disk is
 /// looked at this often.
 const SYNCED: u64 = 32 << 20;
+/// Longest wait for one opening, one reading of [`PIECE`] bytes, one look for room.
+const READING: Duration = Duration::from_secs(30);
+/// Longest wait for one sync: of [`SYNCED`] bytes, or of what an earlier try left.
+const SYNCING: Duration = Duration::from_secs(120);
 
-/// With what comes, less than the floor of [`space`] would stay free.
+/// With what comes, less would stay free than must ([`space`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("{needed} bytes more are needed, {free} of {total} are free, and {} stay free", space::floor(*total))]
+#[error("{needed} bytes more are needed, {free} of {total} are free, and {stays} stay free")]
 pub struct NoRoom {
     /// Bytes that would come.
     pub needed: u64,
@@ -33,6 +42,8 @@ pub struct NoRoom {
     pub free: u64,
     /// Size of the file system.
     pub total: u64,
+    /// Bytes that stay free whatever comes.
+    pub stays: u64,
 }
 
 /// An open file and the SHA-256 of what went into it.
@@ -46,6 +57,9 @@ pub struct Sink {
     pub tag: Option<String>,
     /// Bytes that were written since the last [`Sink::sync`].
     unsynced: u64,
+    /// Bytes that stay free on a file system of so many bytes; [`space::floor`]
+    /// unless something else is said.
+    pub floor: fn(u64) -> u64,
 }
 
 impl Sink {
@@ -57,7 +71,7 @@ impl Sink {
         let file =
             OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(root.path(path));
         let file = file.map_err(|error| FileError::new("write", path, error))?;
-        Ok(Self { file, hash: Sha256::new(), size: 0, tag: None, unsynced: 0 })
+        Ok(Self { file, hash: Sha256::new(), size: 0, tag: None, unsynced: 0, floor: space::floor })
     }
 
     /// Goes on with what an earlier try left, or starts an empty file. What is
@@ -69,7 +83,7 @@ impl Sink {
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let file = file.open(root.path(path)).map_err(|error| FileError::new("write", path, error))?;
-        Ok(Self { file, hash: Sha256::new(), size: 0, tag: None, unsynced: 0 })
+        Ok(Self { file, hash: Sha256::new(), size: 0, tag: None, unsynced: 0, floor: space::floor })
     }
 
     /// Reads what was there, so that it counts.
@@ -78,7 +92,7 @@ impl Sink {
     /// When it cannot be read.
     pub async fn catch_up(&mut self) -> io::Result<()> {
         loop {
-            let bytes = piece(&self.file).await?;
+            let bytes = piece(&self.file, READING).await?;
             if bytes.is_empty() {
                 return Ok(());
             }
@@ -133,7 +147,7 @@ impl Sink {
         }
         self.unsynced = 0;
         let file = self.file.try_clone()?;
-        spawn_blocking(move || file.sync_data()).await.map_err(io::Error::other)?
+        beside(SYNCING, move || file.sync_data()).await
     }
 
     /// Looks whether `rest` more bytes find room; when nobody said how many are
@@ -144,13 +158,14 @@ impl Sink {
     /// not tell.
     pub async fn room(&self, rest: Option<u64>) -> io::Result<()> {
         let file = self.file.try_clone()?;
-        let told = spawn_blocking(move || machine::space_of(&file)).await.map_err(io::Error::other)?;
-        let (needed, told) = (rest.unwrap_or(SYNCED), told?);
+        let told = beside(READING, move || machine::space_of(&file).map_err(io::Error::from)).await?;
+        let needed = rest.unwrap_or(SYNCED);
         let (free, total) = (told.available_bytes, told.total_bytes);
-        if space::fits(needed, (free, total)) {
+        let stays = (self.floor)(total);
+        if space::leaves(needed, free, stays) {
             return Ok(());
         }
-        Err(io::Error::new(io::ErrorKind::StorageFull, NoRoom { needed, free, total }))
+        Err(io::Error::new(io::ErrorKind::StorageFull, NoRoom { needed, free, total, stays }))
     }
 
     /// Takes the next bytes, of which `rest` are still to come after them. Every
@@ -170,17 +185,17 @@ impl Sink {
     /// Takes all of another file below `root`.
     ///
     /// # Errors
-    /// When it cannot be read, or finds no room.
+    /// When it cannot be read, does not answer for 30 s, or finds no room.
     pub async fn copy(&mut self, root: &Root, from: &str) -> Result<(), FileError> {
-        self.copy_file(root.path(from)).await.map_err(|error| FileError::new("copy", from, error))
+        self.copy_file(root.path(from), READING).await.map_err(|error| FileError::new("copy", from, error))
     }
 
-    async fn copy_file(&mut self, from: PathBuf) -> io::Result<()> {
+    async fn copy_file(&mut self, from: PathBuf, limit: Duration) -> io::Result<()> {
         let open = move || File::open(from).and_then(|file| Ok((file.metadata()?.len(), file)));
-        let (size, from) = spawn_blocking(open).await.map_err(io::Error::other)??;
+        let (size, from) = beside(limit, open).await?;
         self.room(Some(size)).await?;
         loop {
-            let bytes = piece(&from).await?;
+            let bytes = piece(&from, limit).await?;
             if bytes.is_empty() {
                 return Ok(());
             }
@@ -197,13 +212,25 @@ impl Sink {
 }
 
 /// The next bytes of a file; none at its end.
-async fn piece(file: &File) -> io::Result<Vec<u8>> {
+async fn piece(file: &File, limit: Duration) -> io::Result<Vec<u8>> {
     let file = file.try_clone()?;
     let read = move || {
         let mut bytes = Vec::new();
         file.take(PIECE).read_to_end(&mut bytes).map(|_| bytes)
     };
-    spawn_blocking(read).await.map_err(io::Error::other)?
+    beside(limit, read).await
+}
+
+/// Does `work` on another thread, and waits `limit` for it. A thread that a
+/// kernel holds for longer cannot be ended: it is left alone, with its file.
+async fn beside<T: Send + 'static>(
+    limit: Duration,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    match timeout(limit, spawn_blocking(work)).await {
+        Ok(done) => done.map_err(io::Error::other)?,
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    }
 }
 
 /// SHA-256 of the file at `path`, 64 hex digits. Reads all of it at once.
@@ -290,6 +317,29 @@ mod tests {
         assert_eq!((error.kind(), sink.unsynced), (io::ErrorKind::StorageFull, 0));
     }
 
+    #[tokio::test]
+    async fn what_stays_free_is_the_callers_rule() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut sink = Sink::create(&Root::new(dir.path()), "/f").unwrap();
+        sink.floor = |total| total;
+        assert_eq!(sink.room(Some(0)).await.unwrap_err().kind(), io::ErrorKind::StorageFull);
+        sink.floor = |_| 0;
+        sink.room(Some(0)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_source_that_never_answers_is_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        let pipe = root.path("/pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let mut sink = Sink::create(&root, "/f").unwrap();
+        let error = sink.copy_file(pipe.clone(), Duration::from_millis(50)).await.unwrap_err();
+        assert_eq!((error.kind(), sink.size), (io::ErrorKind::TimedOut, 0));
+        // The runtime waits for the thread that hangs.
+        drop(OpenOptions::new().read(true).write(true).open(pipe).unwrap());
+    }
+
     #[test]
     fn the_event_loop_lives_while_a_source_hangs() {
         let dir = tempfile::tempdir().unwrap();
@@ -298,7 +348,7 @@ mod tests {
         nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
         let (done, copied) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
             let mut sink = Sink::create(&root, "/f").unwrap();
             // Only a loop that goes on lets the pipe have its other end.
             let writer =

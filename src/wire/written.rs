@@ -31,8 +31,11 @@ pub fn payload(text: &str) -> Result<Payload, Unreadable> {
     };
     let document = DeTable::parse(text)
         .map_err(|error| unreadable(error.span().map_or(0, |span| span.start), error.message()))?;
-    let mut json = Json { text: String::new(), starts: vec![0] };
+    let mut json = Json { text: String::new(), starts: vec![0], untold: None };
     json.table(document.get_ref(), 0);
+    if let Some(at) = json.untold {
+        return Err(unreadable(at, "a number that cannot be read: too large, or none at all"));
+    }
     serde_json::from_slice(json.text.as_bytes()).map_err(|error| {
         let words = error.to_string();
         let words = words.rsplit_once(" at line ").map_or(words.as_str(), |(words, _)| words);
@@ -54,6 +57,9 @@ struct Json {
     text: String,
     /// Where in the TOML each line comes from, as a byte offset.
     starts: Vec<usize>,
+    /// Where the first number stands that JSON cannot tell: as `null` it would
+    /// be a key that is not there.
+    untold: Option<usize>,
 }
 
 impl Json {
@@ -72,7 +78,10 @@ impl Json {
         match value.get_ref() {
             DeValue::Array(items) => self.list(items.iter()),
             DeValue::Table(inner) => self.table(inner, start),
-            scalar => self.put(&plain(scalar)),
+            scalar => match plain(scalar) {
+                serde_json::Value::Null => self.untold = Some(self.untold.map_or(start, |at| at.min(start))),
+                told => self.put(&told),
+            },
         }
     }
 
@@ -103,6 +112,7 @@ impl Json {
     }
 }
 
+/// `Null`: JSON cannot tell it. TOML has no null itself.
 fn plain(value: &DeValue<'_>) -> serde_json::Value {
     match value {
         DeValue::Integer(number) => {
@@ -145,10 +155,24 @@ mod tests {
             (TEXT.replace("'hz-017'", "[\n'canary']"), 2),
             (TEXT.replace("'hz-017'", "'canary"), 2),
             (format!("{TEXT}labels.a = 99999999999999999999\n"), 7),
+            (format!("{TEXT}[runtime]\nsandbox_image = inf\n"), 8),
         ] {
             let error = payload(&text).unwrap_err();
             assert_eq!(error.line, line, "{text}{error}");
             assert!(!error.to_string().contains("canary"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_number_that_json_cannot_tell_is_no_absent_key() {
+        for number in ["12345678901234567890", "-99999999999999999999", "inf", "-nan", "1e999"] {
+            let text = format!("{TEXT}[k3s]\nversion = 'v1'\n[cluster]\nprevious_server_token = {number}\n");
+            let error = payload(&text).unwrap_err();
+            assert!(error.words.starts_with("a number that cannot be read"), "{error}");
+            assert_eq!(error.line, 10, "{error}");
+            assert!(!error.to_string().contains(number), "{error}");
+        }
+        let text = format!("{TEXT}[k3s]\nversion = 'v1'\n[k3s.config]\nb = inf\na = nan\n");
+        assert_eq!(payload(&text).unwrap_err().line, 10, "the first one");
     }
 }

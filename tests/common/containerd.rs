@@ -269,6 +269,7 @@ fn reply(path: &str, message: &[u8], world: &mut World) -> Reply {
         }
         "/containerd.services.introspection.v1.Introspection/Plugins" => one(&plugins(world)),
         "/containerd.services.snapshots.v1.Snapshots/List" => snapshots(message, world),
+        "/containerd.services.snapshots.v1.Snapshots/Stat" => Err((5, "snapshot: not found".into())),
         "/runtime.v1.RuntimeService/Status" => one(&status(world)),
         "/containerd.services.images.v1.Images/List" => one(&images(world)),
         "/containerd.services.images.v1.Images/Update" => label(message, world),

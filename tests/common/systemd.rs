@@ -86,6 +86,14 @@ impl FakeUnit {
         Self { on_start, ..self }
     }
 
+    /// As systemd: each start has a process of its own, and one that is up has it already.
+    fn begin(&mut self, anew: bool) {
+        if anew || self.active != "active" {
+            self.pid += 1;
+        }
+        self.set("active", "running", "success");
+    }
+
     fn set(&mut self, active: &str, sub: &str, result: &str) {
         (self.active, self.sub, self.result) = (active.into(), sub.into(), result.into());
     }
@@ -417,7 +425,7 @@ impl Manager {
             OnStart::FailedDone => self.0.unit(name, |unit| unit.set("failed", "failed", "exit-code")),
             _ if verb == "StartTransientUnit" => self.0.ended(name),
             _ if verb == "StopUnit" => self.0.unit(name, |unit| unit.set("inactive", "dead", "success")),
-            _ => self.0.unit(name, |unit| unit.set("active", "running", "success")),
+            _ => self.0.unit(name, |unit| unit.begin(verb == "RestartUnit")),
         }
         if how != OnStart::Activating {
             self.0.unit(name, |unit| unit.job = 0);

@@ -262,7 +262,8 @@ fn containerd_that_went_with_its_disk_comes_back_and_its_store_is_set_aside_whil
     host.sh("umount /var/lib/containerd; systemctl start var-lib-containerd.mount; systemctl reload edge-bootstrap")
         .unwrap();
     wait_left_alone(host);
-    // Damage that is found after READY is mended without a reboot, and without k3s.
+    // Damage of a store whose containerd starts beside the agent is mended without a reboot, and
+    // without k3s, whether a pass finds it before READY or after it.
     host.sh(&format!(
         "systemctl stop edge-bootstrap; truncate -s 10000 {STORE}/{META}; systemctl start --no-block containerd; \
          systemctl start edge-bootstrap"

@@ -1,5 +1,6 @@
 //! Passes on a host whose gate records nothing of containerd's starts.
 
+use super::systemd::OnStart;
 use super::*;
 
 const UNIT: &str = "containerd.service";
@@ -31,11 +32,11 @@ async fn a_gate_that_records_nothing_costs_one_restart_of_containerd_and_is_told
         );
     }
     // A process that others started may run on anything.
-    host.systemd.unit(UNIT, |unit| unit.pid = 4712);
+    host.systemd.unit(UNIT, |unit| unit.pid = 4720);
     assert_eq!((is_told(&pass().await), restarts(&host)), (false, 1));
     // Another file is taken all the same.
     host.write("etc/containerd/edge-bootstrap.toml", "version = 2\n");
-    host.write("run/edge-bootstrap/started-containerd-by-agent.json", r#"{"config":"old","main_pid":4712}"#);
+    host.write("run/edge-bootstrap/started-containerd-by-agent.json", r#"{"config":"old","main_pid":4721}"#);
     pass().await;
     assert_eq!(restarts(&host), 1);
     // The gate is back.
@@ -43,4 +44,18 @@ async fn a_gate_that_records_nothing_costs_one_restart_of_containerd_and_is_told
     let record = format!(r#"{{"config":"{}"}}"#, edge_bootstrap::wire::secret::sha256_hex(&config));
     host.write("run/edge-bootstrap/started-containerd.json", &record);
     assert_eq!((is_told(&pass().await), restarts(&host)), (false, 0));
+}
+
+#[tokio::test]
+async fn a_restart_that_was_refused_is_asked_for_again() {
+    let host = local();
+    let pass = async || boot::pass(&mut host.agent(), order(Until::Verified, 0)).await;
+    host.systemd.unit(UNIT, |unit| unit.on_start = OnStart::Refused);
+    for _ in 0..2 {
+        let refused = pass().await;
+        assert_eq!((restarts(&host), is_told(&refused)), (1, false));
+    }
+    host.systemd.unit(UNIT, |unit| unit.on_start = OnStart::Up);
+    assert_eq!((is_told(&pass().await), restarts(&host)), (false, 1));
+    assert_eq!((is_told(&pass().await), restarts(&host)), (true, 0));
 }

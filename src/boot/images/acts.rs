@@ -12,8 +12,8 @@ use thiserror::Error;
 
 use super::check::{self, Fault};
 use super::held;
-use super::look::{Look, Seen};
-use crate::containerd::{CallError, Client};
+use super::look::{Doubt, Look, Seen};
+use crate::containerd::{CallError, Client, Image};
 use crate::error::Chain;
 use crate::facts::archive::{self, Contents, TarError};
 use crate::inventory::Inventory;
@@ -99,6 +99,22 @@ pub struct Imported {
     /// them.
     #[serde(default)]
     pub lacks: Option<u64>,
+    /// It brings the sandbox image, without which no pod starts.
+    #[serde(default)]
+    pub is_urgent: bool,
+}
+
+/// Which archive is imported, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Import<'a> {
+    /// Digest of the archive.
+    pub sha256: &'a str,
+    /// ctr has to be told to do it by itself (2.x).
+    pub is_local: bool,
+    /// What an interrupted import left is removed first.
+    pub again: bool,
+    /// The sandbox image that the assignment names.
+    pub sandbox: Option<&'a str>,
 }
 
 /// What a check found, in this boot.
@@ -121,42 +137,40 @@ pub struct Damaged {
     pub names: Vec<String>,
     /// What is wrong.
     pub why: String,
-    /// Chain id of the unpacked layer that is damaged; `None` when a blob is.
+    /// Chain id of the unpacked layer that is damaged.
     #[serde(default)]
     pub chain: Option<String>,
+    /// Digest of the blob that is damaged.
+    #[serde(default)]
+    pub blob: Option<String>,
     /// Running containers that stand on that layer, which therefore stays.
     #[serde(default)]
     pub used_by: Vec<String>,
-    /// It was removed in this boot, and that layer stayed all the same.
+    /// It was removed in this boot, and that layer or blob stayed all the same,
+    /// without a running container on it.
     #[serde(default)]
     pub is_stuck: bool,
 }
 
-/// Imports the archive with this digest and makes that durable.
+/// Imports an archive and makes that durable.
 ///
 /// # Errors
 /// What the journal shall say; the daemon finds it in the result.
-pub async fn import(
-    root: &Root,
-    tool: &Tool,
-    sha256: &str,
-    (is_local, again): (bool, bool),
-) -> Result<(), ImageError> {
+pub async fn import(root: &Root, tool: &Tool, wanted: Import<'_>) -> Result<(), ImageError> {
     let mut result = Imported { boot_id: host::boot_id(root).unwrap_or_default(), ..Imported::default() };
-    let done = import_archive(root, tool, sha256, (is_local, again), &mut result).await;
+    let done = import_archive(root, tool, wanted, &mut result).await;
     if let Err(error) = &done {
         result.error = Some(Chain(error).to_string());
     }
     let bytes = serde_json::to_vec(&result)?;
-    atomic::write_volatile(root, &paths::imported(sha256), &bytes, 0o600)?;
+    atomic::write_volatile(root, &paths::imported(wanted.sha256), &bytes, 0o600)?;
     done
 }
 
 async fn import_archive(
     root: &Root,
     tool: &Tool,
-    sha256: &str,
-    (is_local, again): (bool, bool),
+    Import { sha256, is_local, again, sandbox }: Import<'_>,
     result: &mut Imported,
 ) -> Result<(), ImageError> {
     let path = paths::image_archive(sha256);
@@ -174,7 +188,8 @@ async fn import_archive(
     }
     let unpacked = if tool.snapshotter == "overlayfs" { contents.unpacked } else { 0 };
     let needed = contents.blobs.saturating_add(unpacked);
-    room(root, needed).map_err(|no_room| {
+    result.is_urgent = sandbox.is_some_and(|sandbox| names.iter().any(|name| name == sandbox));
+    room(root, needed, result.is_urgent).map_err(|no_room| {
         result.lacks = Some(needed);
         ImageError::NoRoom(no_room)
     })?;
@@ -198,7 +213,8 @@ fn contents_of(root: &Root, path: &str) -> Result<Contents, ImageError> {
 
 /// Removes what an interrupted import left of these images; whether it did.
 /// Once in a boot: an import that fails again and again must not take away
-/// each time what came back in between.
+/// each time what came back in between. What runs stays: its layers would stay
+/// below it, and a look finds them if they are damaged.
 async fn remove_once(
     root: &Root,
     tool: &Tool,
@@ -209,17 +225,24 @@ async fn remove_once(
     if root.read_text(&path)?.as_deref() == Some(boot_id) {
         return Ok(false);
     }
-    remove(root, tool, names).await?;
+    let client = Client::connect(root).await?;
+    let images = client.images().await?;
+    let running = containers(tool).await?.into_iter().filter(|it| it.has_task).map(|it| it.image);
+    let used = alike(&images, &running.collect::<Vec<_>>());
+    let free: Vec<&str> = alike(&images, names).into_iter().filter(|name| !used.contains(name)).collect();
+    remove_all(&client, tool, &free).await?;
     atomic::write_volatile(root, &path, boot_id.as_bytes(), 0o600)?;
     Ok(true)
 }
 
 /// Whether `needed` bytes more leave enough free in containerd's root; what is
-/// not told is no reason to refuse.
-pub(super) fn room(root: &Root, needed: u64) -> Result<(), NoRoom> {
+/// urgent may take of that too. What is not told is no reason to refuse, and
+/// nothing always fits.
+pub(super) fn room(root: &Root, needed: u64, is_urgent: bool) -> Result<(), NoRoom> {
     let Ok(told) = machine::space(root, CONTAINERD_ROOT) else { return Ok(()) };
     let (free, total) = (told.available_bytes, told.total_bytes);
-    if space::fits(needed, (free, total)) { Ok(()) } else { Err(NoRoom { needed, free, total }) }
+    let fits = needed == 0 || (is_urgent && needed <= free) || space::fits(needed, (free, total));
+    if fits { Ok(()) } else { Err(NoRoom { needed, free, total, stays: space::floor(total) }) }
 }
 
 /// No version of ctr that imports by itself (`--local`, all of 1.x) unpacks a
@@ -250,15 +273,23 @@ fn said(what: &str, output: &exec::Output) -> Result<(), ImageError> {
 pub async fn remove(root: &Root, tool: &Tool, names: &[String]) -> Result<(), ImageError> {
     let client = Client::connect(root).await?;
     let images = client.images().await?;
-    let targets: BTreeSet<&str> = images
-        .iter()
-        .filter(|image| names.contains(&image.name))
-        .map(|image| image.digest.as_str())
-        .collect();
+    remove_all(&client, tool, &alike(&images, names)).await
+}
+
+/// Every name of the images that have one of `names`.
+fn alike<'a>(images: &'a [Image], names: &[String]) -> Vec<&'a str> {
+    let named = images.iter().filter(|image| names.contains(&image.name));
+    let targets: BTreeSet<&str> = named.map(|image| image.digest.as_str()).collect();
     let all = images.iter().filter(|image| targets.contains(image.digest.as_str()));
-    let all: Vec<&str> = all.map(|image| image.name.as_str()).collect();
-    remove_dead_containers(tool, &all).await?;
-    for name in all {
+    all.map(|image| image.name.as_str()).collect()
+}
+
+async fn remove_all(client: &Client, tool: &Tool, names: &[&str]) -> Result<(), ImageError> {
+    let is_dead = |it: &Container| !it.has_task && names.contains(&it.image.as_str());
+    for it in containers(tool).await?.iter().filter(|it| is_dead(it)) {
+        ctr(tool, &["containers", "rm", &it.id]).await?;
+    }
+    for name in names {
         client.delete_image(name).await?;
     }
     Ok(())
@@ -271,18 +302,22 @@ pub(super) async fn ctr(tool: &Tool, words: &[&str]) -> Result<String, ImageErro
     Ok(output.stdout)
 }
 
-async fn remove_dead_containers(tool: &Tool, images: &[&str]) -> Result<(), ImageError> {
+struct Container {
+    id: String,
+    image: String,
+    has_task: bool,
+}
+
+async fn containers(tool: &Tool) -> Result<Vec<Container>, ImageError> {
     let list = ctr(tool, &["containers", "ls"]).await?;
     let with_tasks = ctr(tool, &["tasks", "ls", "-q"]).await?;
     let with_tasks: BTreeSet<&str> = with_tasks.lines().map(str::trim).collect();
-    for line in list.lines().skip(1) {
+    let container = |line: &str| {
         let mut words = line.split_whitespace();
-        let (Some(id), Some(image)) = (words.next(), words.next()) else { continue };
-        if images.contains(&image) && !with_tasks.contains(id) {
-            ctr(tool, &["containers", "rm", id]).await?;
-        }
-    }
-    Ok(())
+        let (id, image) = (words.next()?, words.next()?);
+        Some(Container { id: id.to_owned(), image: image.to_owned(), has_task: with_tasks.contains(id) })
+    };
+    Ok(list.lines().skip(1).filter_map(container).collect())
 }
 
 /// Looks at all images of the store, and writes down what it found. What was
@@ -290,7 +325,7 @@ async fn remove_dead_containers(tool: &Tool, images: &[&str]) -> Result<(), Imag
 /// was told to have.
 ///
 /// # Errors
-/// When containerd does not answer.
+/// When containerd does not answer, also half-way: then nothing is written down.
 pub async fn verify(root: &Root, tool: &Tool, since: u64, sandbox: Option<&str>) -> Result<(), ImageError> {
     let client = Client::connect(root).await?;
     let mut by_target: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -311,10 +346,13 @@ pub async fn verify(root: &Root, tool: &Tool, since: u64, sandbox: Option<&str>)
         let look = Look { root, tool, client: &client, since: if is_told { 0 } else { since }, is_told };
         match look.image(&target, &mut seen).await {
             Ok(()) => {}
-            Err(Fault::Damaged { why, chain }) => {
-                checked.damaged.push(Damaged { names, why, chain, ..Damaged::default() });
+            Err(Doubt::Fault(Fault::Damaged { why, chain, blob })) => {
+                checked.damaged.push(Damaged { names, why, chain, blob, ..Damaged::default() });
             }
-            Err(Fault::Unread(why)) => checked.unread.push(format!("{}: {why}", names.join(", "))),
+            Err(Doubt::Fault(Fault::Unread(why))) => {
+                checked.unread.push(format!("{}: {why}", names.join(", ")));
+            }
+            Err(Doubt::Lost(error)) => return Err(error),
         }
     }
     note(root, tool, checked).await

@@ -24,8 +24,10 @@ pub(super) enum Fault {
     Damaged {
         /// How.
         why: String,
-        /// Chain id of the unpacked layer that is; `None` for a blob.
+        /// Chain id of the unpacked layer that is.
         chain: Option<String>,
+        /// Digest of the blob that is.
+        blob: Option<String>,
     },
     /// It could not be read, or is no image of a container.
     Unread(String),
@@ -34,13 +36,18 @@ pub(super) enum Fault {
 impl Fault {
     /// A damage that is in no unpacked layer.
     pub(super) fn damaged(why: impl Into<String>) -> Self {
-        Self::Damaged { why: why.into(), chain: None }
+        Self::Damaged { why: why.into(), chain: None, blob: None }
+    }
+
+    /// The blob `digest` is damaged.
+    fn of_blob(digest: &str, what: &str) -> Self {
+        Self::Damaged { why: format!("blob {digest}: {what}"), chain: None, blob: Some(digest.to_owned()) }
     }
 
     /// The same in the unpacked layer `layer`.
     pub(super) fn within(self, layer: &str) -> Self {
         match self {
-            Self::Damaged { why, .. } => Self::Damaged { why, chain: Some(layer.to_owned()) },
+            Self::Damaged { why, .. } => Self::Damaged { why, chain: Some(layer.to_owned()), blob: None },
             Self::Unread(_) => self,
         }
     }
@@ -77,6 +84,11 @@ impl Platform {
         let here = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
         matches!(self.os.as_str(), "" | "linux")
             && (self.architecture.is_empty() || self.architecture == here)
+    }
+
+    /// For another machine; an attestation is for none (`unknown`).
+    fn is_foreign(&self) -> bool {
+        !self.is_ours() && self.os != "unknown"
     }
 
     /// Every machine of the architecture runs it (containerd: `platforms/defaults_unix.go`).
@@ -133,10 +145,28 @@ pub(super) fn blob(digest: &str) -> String {
     format!("{CONTAINERD_ROOT}/io.containerd.content.v1.content/blobs/sha256/{hex}")
 }
 
+/// Nothing when one of `readings` is whole, or there is none; else what is wrong
+/// with the first that is damaged.
+pub(super) fn one_whole(root: &Root, readings: &[Result<Reading, Fault>], since: u64) -> Result<(), Fault> {
+    let mut first: Option<Fault> = None;
+    for reading in readings {
+        match reading.as_ref().map_err(Fault::clone).and_then(|reading| reading.whole(root, since)) {
+            Ok(()) => return Ok(()),
+            Err(fault) if matches!(first, None | Some(Fault::Unread(_))) => first = Some(fault),
+            Err(_) => {}
+        }
+    }
+    first.map_or(Ok(()), Err)
+}
+
 /// What the store has of the image whose manifest or index is `target`: several
 /// where its index names several for machines like this one. None for an image
-/// of other machines only.
-pub(super) fn readings(root: &Root, target: &str) -> Result<Vec<Result<Reading, Fault>>, Fault> {
+/// of other machines only. `must_be` is whether the host was told to have it.
+pub(super) fn readings(
+    root: &Root,
+    target: &str,
+    must_be: bool,
+) -> Result<Vec<Result<Reading, Fault>>, Fault> {
     let document = read::<Document>(root, target)?;
     if document.manifests.is_empty() {
         return Ok(vec![reading(root, target, document).map(|(reading, _)| reading)]);
@@ -157,9 +187,14 @@ pub(super) fn readings(root: &Root, target: &str) -> Result<Vec<Result<Reading, 
     if !found.is_empty() {
         return Ok(found);
     }
+    // Somebody may want that of another machine, and only that.
+    let is_foreign = |entry: &Descriptor| platform(entry).is_some_and(Platform::is_foreign);
+    let has_foreign =
+        document.manifests.iter().any(|entry| is_foreign(entry) && root.exists(&blob(&entry.digest)));
     // One that runs on all machines must be there when no other is.
-    match absent.iter().find(|entry| platform(entry).is_some_and(Platform::is_plain)) {
-        Some(entry) => Err(Fault::damaged(format!("blob {}: is gone", entry.digest))),
+    let plain = absent.iter().find(|entry| platform(entry).is_some_and(Platform::is_plain));
+    match plain.filter(|_| must_be || !has_foreign) {
+        Some(entry) => Err(Fault::of_blob(&entry.digest, "is gone")),
         None if absent.is_empty() => Ok(Vec::new()),
         None => Err(Fault::Unread(format!("{target} names no image of which anything is here"))),
     }
@@ -195,30 +230,29 @@ fn reading(root: &Root, target: &str, document: Document) -> Result<(Reading, Pl
 /// What is whole by its digest and still not understood is something else than
 /// an image of a container, and no damage.
 fn read<T: serde::de::DeserializeOwned>(root: &Root, digest: &str) -> Result<T, Fault> {
-    let damaged = |what: String| Fault::damaged(format!("blob {digest}: {what}"));
     let path = blob(digest);
     let bytes = root.read(&path).map_err(|error| Fault::Unread(error.to_string()))?;
-    let bytes = bytes.ok_or_else(|| damaged("is gone".to_owned()))?;
+    let bytes = bytes.ok_or_else(|| Fault::of_blob(digest, "is gone"))?;
     match serde_json::from_slice(&bytes) {
         Ok(value) => Ok(value),
         Err(error) if has_digest(root, &path, digest)? => {
             Err(Fault::Unread(format!("blob {digest} is of no image of a container: {error}")))
         }
-        Err(error) => Err(damaged(error.to_string())),
+        Err(error) => Err(Fault::of_blob(digest, &error.to_string())),
     }
 }
 
 /// Size always, content where it is young.
 fn whole(root: &Root, part: &Descriptor, since: u64) -> Result<(), Fault> {
-    let damaged = |what: String| Fault::damaged(format!("blob {}: {what}", part.digest));
+    let damaged = |what: &str| Fault::of_blob(&part.digest, what);
     let path = blob(&part.digest);
     let stat = root.stat(&path).map_err(|error| Fault::Unread(error.to_string()))?;
-    let stat = stat.ok_or_else(|| damaged("is gone".to_owned()))?;
+    let stat = stat.ok_or_else(|| damaged("is gone"))?;
     if stat.size != part.size {
-        return Err(damaged(format!("has {} bytes instead of {}", stat.size, part.size)));
+        return Err(damaged(&format!("has {} bytes instead of {}", stat.size, part.size)));
     }
     if is_young(stat.ctime, since) && !has_digest(root, &path, &part.digest)? {
-        return Err(damaged("has another content".to_owned()));
+        return Err(damaged("has another content"));
     }
     Ok(())
 }
@@ -401,7 +435,7 @@ mod tests {
 
     /// The one reading that there is.
     fn only(root: &Root, target: &str) -> Result<Reading, Fault> {
-        let mut all = readings(root, target)?;
+        let mut all = readings(root, target, false)?;
         assert_eq!(all.len(), 1, "{all:?}");
         all.remove(0)
     }
@@ -442,13 +476,37 @@ mod tests {
             assert_eq!(reading.layers.len(), 1, "{entries:?}");
         }
         let both = index(&store.root, &[(&store.target, plain), (&store.target, newer)]);
-        assert_eq!(readings(&store.root, &both).unwrap().len(), 2);
+        assert_eq!(readings(&store.root, &both, false).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn of_several_readings_one_must_be_whole() {
+        let store = store();
+        let here = Some(("here", ""));
+        let whole = |entries: &[(&str, _)]| {
+            let readings = readings(&store.root, &index(&store.root, entries), false).unwrap();
+            one_whole(&store.root, &readings, 0)
+        };
+        let (chart, _) = put(&store.root, br#"{"x":1}"#);
+        let several = [(chart.as_str(), here), (store.target.as_str(), here), (store.target.as_str(), here)];
+        assert_eq!(whole(&several), Ok(()));
+        assert!(matches!(whole(&[several[0], several[0]]), Err(Fault::Unread(_))));
+        fs::write(store.root.path(&blob(&store.layer)), "").unwrap();
+        let fault = whole(&several);
+        assert!(
+            matches!(&fault, Err(Fault::Damaged { blob: Some(it), .. }) if *it == store.layer),
+            "{fault:?}"
+        );
+        assert_eq!(one_whole(&store.root, &[], 0), Ok(()), "an image of other machines");
     }
 
     #[test]
     fn an_index_of_which_nothing_is_here_is_damaged_only_where_something_must_be() {
         let store = store();
-        let fault = |entries: &[_]| readings(&store.root, &index(&store.root, entries)).map(|all| all.len());
+        let told = |entries: &[_], must_be| {
+            readings(&store.root, &index(&store.root, entries), must_be).map(|all| all.len())
+        };
+        let fault = |entries: &[_]| told(entries, false);
         let (plain, newer) = (Some(("here", "v1")), Some(("here", "v3")));
         for entries in [vec![(GONE, plain)], vec![(GONE, newer), (GONE, plain)]] {
             assert!(matches!(fault(&entries), Err(Fault::Damaged { why, .. }) if why.ends_with("is gone")));
@@ -457,6 +515,11 @@ mod tests {
             assert!(matches!(fault(&entries), Err(Fault::Unread(_))), "{entries:?}");
         }
         assert_eq!(fault(&[(GONE, Some(("s390x", "")))]), Ok(0), "of another machine");
+        let foreign = [(GONE, plain), (store.target.as_str(), Some(("s390x", "")))];
+        assert!(matches!(fault(&foreign), Err(Fault::Unread(_))), "pulled for another machine on purpose");
+        assert!(matches!(told(&foreign, true), Err(Fault::Damaged { .. })), "this host was told to have it");
+        let attested = [(GONE, plain), (store.target.as_str(), Some(("unknown", "")))];
+        assert!(matches!(fault(&attested), Err(Fault::Damaged { .. })), "an attestation is of no machine");
     }
 
     #[test]
@@ -470,11 +533,11 @@ mod tests {
         let (artifact, _) = put(&store.root, manifest.as_bytes());
         assert!(matches!(only(&store.root, &artifact), Err(Fault::Unread(_))));
         let image = index(&store.root, &[(&artifact, None), (&store.target, None)]);
-        let readings = readings(&store.root, &image).unwrap();
+        let readings = readings(&store.root, &image, false).unwrap();
         assert!(matches!(readings.as_slice(), [Err(Fault::Unread(_)), Ok(_)]), "{readings:?}");
         for cut in [b"".as_slice(), &manifest.as_bytes()[..20]] {
             fs::write(store.root.path(&blob(&artifact)), cut).unwrap();
-            assert!(matches!(super::readings(&store.root, &artifact), Err(Fault::Damaged { .. })));
+            assert!(matches!(super::readings(&store.root, &artifact, false), Err(Fault::Damaged { .. })));
         }
     }
 

@@ -33,13 +33,20 @@ pub(super) async fn by_running(tool: &Tool, damaged: &mut [Damaged]) -> Result<(
         let on_it = tasks.lines().map(str::trim).filter(|task| stands_on(&parents, task, chain));
         let on_it: Vec<&str> = on_it.collect();
         for task in on_it.iter().take(NAMED) {
-            it.used_by.push(name(tool, task).await);
+            add(it, name(tool, task).await);
         }
-        it.used_by.dedup();
         let more = on_it.len().saturating_sub(NAMED);
         it.used_by.extend((more > 0).then(|| format!("{more} more")));
     }
     Ok(())
+}
+
+/// A pod has several containers. What runs from it may end, and is asked again.
+fn add(it: &mut Damaged, user: String) {
+    it.is_stuck = false;
+    if !it.used_by.contains(&user) {
+        it.used_by.push(user);
+    }
 }
 
 /// The snapshot below each, from `KEY PARENT KIND` in columns. Keys of layers
@@ -113,6 +120,16 @@ alone                                Active
             assert_eq!(stands_on(&parents, snapshot, chain), stands, "{snapshot} {chain}");
         }
         assert!(!stands_on(&BTreeMap::from([("a", "b"), ("b", "a")]), "a", "c"), "a circle has an end");
+    }
+
+    #[test]
+    fn a_pod_is_named_once_and_what_runs_is_not_stuck() {
+        let mut it = Damaged { is_stuck: true, ..Damaged::default() };
+        for user in ["pod a/x", "pod b/y", "pod a/x"] {
+            add(&mut it, user.to_owned());
+        }
+        assert_eq!(it.used_by, ["pod a/x", "pod b/y"]);
+        assert!(!it.is_stuck);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::acts::{ImageError, Tool, ctr};
 use super::check::{self, Fault, Layer};
-use crate::containerd::Client;
+use crate::containerd::{CallError, Client};
 use crate::error::Chain;
 use crate::sys::Root;
 
@@ -19,6 +19,33 @@ const VIEW: &str = "edge-bootstrap-check";
 
 /// What was found of each layer, by chain id: many images share some.
 pub(super) type Seen = BTreeMap<String, Result<(), Fault>>;
+
+/// Why an image is not known to be whole.
+#[derive(Debug)]
+pub(super) enum Doubt {
+    /// What the disk says about it.
+    Fault(Fault),
+    /// containerd was lost on the way, which says nothing about any image.
+    Lost(ImageError),
+}
+
+impl From<Fault> for Doubt {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+impl From<ImageError> for Doubt {
+    fn from(error: ImageError) -> Self {
+        Self::Lost(error)
+    }
+}
+
+impl From<CallError> for Doubt {
+    fn from(error: CallError) -> Self {
+        Self::Lost(error.into())
+    }
+}
 
 /// How one image is looked at.
 pub(super) struct Look<'a> {
@@ -36,8 +63,8 @@ pub(super) struct Look<'a> {
 
 impl Look<'_> {
     /// Gives what is wrong with it.
-    pub(super) async fn image(&self, target: &str, seen: &mut Seen) -> Result<(), Fault> {
-        let readings = check::readings(self.root, target)?;
+    pub(super) async fn image(&self, target: &str, seen: &mut Seen) -> Result<(), Doubt> {
+        let readings = check::readings(self.root, target, self.is_told)?;
         for reading in readings.iter().flatten() {
             if self.is_unpacked(&reading.layers).await? {
                 reading.whole(self.root, self.since)?;
@@ -45,30 +72,33 @@ impl Look<'_> {
             }
         }
         // Of several, only containerd knows which one it would take.
-        if let [only] = readings.as_slice() {
-            only.as_ref().map_err(Fault::clone)?.whole(self.root, self.since)?;
-        }
+        check::one_whole(self.root, &readings, self.since)?;
         // Somebody may have images that are not unpacked.
         if self.is_told && !readings.is_empty() {
-            return Err(Fault::damaged("it is not unpacked"));
+            return Err(Fault::damaged("it is not unpacked").into());
         }
         Ok(())
     }
 
-    async fn is_unpacked(&self, layers: &[Layer]) -> Result<bool, Fault> {
+    async fn is_unpacked(&self, layers: &[Layer]) -> Result<bool, CallError> {
         let Some(top) = layers.last() else { return Ok(true) };
-        let has_top = self.client.has_snapshot(&self.tool.snapshotter, &top.chain).await;
-        has_top.map_err(|error| Fault::Unread(Chain(&error).to_string()))
+        self.client.has_snapshot(&self.tool.snapshotter, &top.chain).await
     }
 
-    async fn unpacked(&self, layers: &[Layer], seen: &mut Seen) -> Result<(), Fault> {
+    async fn unpacked(&self, layers: &[Layer], seen: &mut Seen) -> Result<(), Doubt> {
         // Layers on a thin pool are synced when they are unmounted after unpacking.
         if self.tool.snapshotter != "overlayfs" || layers.is_empty() {
             return Ok(());
         }
-        let directories = directories(self.tool, layers).await;
-        let directories = directories.map_err(|error| Fault::Unread(Chain(&error).to_string()))?;
-        judge((self.root, self.since), layers.iter().zip(&directories), seen)
+        let directories = match directories(self.tool, layers).await {
+            // A no to this image only while containerd still answers.
+            Err(error @ (ImageError::Ctr { .. } | ImageError::Json(_))) => {
+                self.is_unpacked(layers).await?;
+                return Err(Fault::Unread(Chain(&error).to_string()).into());
+            }
+            other => other?,
+        };
+        Ok(judge((self.root, self.since), layers.iter().zip(&directories), seen)?)
     }
 }
 

@@ -21,7 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(12);
 /// store is looked at.
 pub fn begin_of_boot(root: &Root) {
     let Ok(id) = host::boot_id(root) else { return };
-    if let Err(error) = inventory::update(root, |inventory| inventory.boot = next(&inventory.boot, id)) {
+    let now = Clock::System.unix();
+    if let Err(error) = inventory::update(root, |inventory| inventory.boot = next(&inventory.boot, id, now)) {
         warn!(EDGE_STEP = "images", EDGE_REASON = %Chain(&error), "begin of this boot is not recorded, ignoring");
     }
     if Inventory::load(root).boot.suspect {
@@ -29,11 +30,13 @@ pub fn begin_of_boot(root: &Root) {
     }
 }
 
-/// The mark of boot `id` after that of an earlier one, or of this one.
-fn next(before: &Boot, id: String) -> Boot {
+/// The mark of boot `id` after that of an earlier one, or of this one. Its files
+/// have the times of its clock: where that was put back, less counts as verified.
+fn next(before: &Boot, id: String, now: u64) -> Boot {
     // Nothing is known of what was before the first record.
     let ended_badly = !before.id.is_empty() && before.id != id && !before.clean;
-    Boot { id, clean: false, suspect: before.suspect || ended_badly, good_until: before.good_until }
+    let good_until = before.good_until.min(now);
+    Boot { id, clean: false, suspect: before.suspect || ended_badly, good_until }
 }
 
 /// Notes that this boot ends in good order, if the system is being stopped.
@@ -71,6 +74,10 @@ mod tests {
         Boot { id: id.to_owned(), clean, suspect, good_until: 7 }
     }
 
+    fn next(before: &Boot, id: String) -> Boot {
+        super::next(before, id, 8)
+    }
+
     #[test]
     fn a_boot_without_a_good_end_makes_the_store_suspect_until_it_was_verified() {
         assert_eq!(next(&boot("a", true, false), "b".to_owned()), boot("b", false, false));
@@ -78,5 +85,12 @@ mod tests {
         assert_eq!(next(&boot("a", false, false), "a".to_owned()), boot("a", false, false));
         assert_eq!(next(&boot("a", true, true), "b".to_owned()), boot("b", false, true));
         assert!(!next(&Boot::default(), "a".to_owned()).suspect, "nothing is known of the first");
+    }
+
+    #[test]
+    fn a_good_end_that_lies_ahead_of_the_clock_counts_up_to_now() {
+        for (now, good_until) in [(6, 6), (7, 7), (8, 7), (0, 0)] {
+            assert_eq!(super::next(&boot("a", true, false), "b".to_owned(), now).good_until, good_until);
+        }
     }
 }

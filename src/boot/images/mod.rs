@@ -225,7 +225,8 @@ async fn fetch(hands: &Hands<'_>, image: &PlannedImage, title: &str) -> Result<(
     };
     hands.root.make_dir(IMAGES, 0o700).map_err(|error| failed(&error, Severity::Warn))?;
     let path = paths::image_archive(image.sha256.as_str());
-    let wanted = Wanted { title, path: &path, mode: 0o600, urls: &image.urls, sha256: &image.sha256 };
+    let (urls, sha256, floor) = (&image.urls, &image.sha256, crate::sys::space::floor);
+    let wanted = Wanted { title, path: &path, mode: 0o600, urls, sha256, floor };
     let brought = apply::bring(hands.root, wanted, hands.downloader).await;
     brought.map_err(|error| match &error {
         ArtifactError::NoSource { is_wrong: false, .. } => failed(&error, Severity::Info),
@@ -251,6 +252,7 @@ async fn import(hands: &Hands<'_>, work: &Work, sha256: &str) -> Result<Vec<Stri
     let mut args = words(&["--sha256", sha256], &work.tool);
     args.extend(work.is_local.then(|| "--local".to_owned()));
     args.extend(again.then(|| "--again".to_owned()));
+    args.extend(work.sandbox.iter().flat_map(|image| ["--sandbox".to_owned(), image.clone()]));
     let ran = run_act((hands.root, hands.systemd), "import-images", &args, LIMIT).await;
     match ended(hands.root, sha256, &boot_id)? {
         Some(images) => Ok(images),
@@ -267,8 +269,12 @@ fn words(first: &[&str], tool: &Tool) -> Vec<String> {
 }
 
 /// An import that found no room is told each time, and tried again only when there is some.
-fn no_room(root: &Root, path: &str, needed: u64) -> Result<Option<Vec<String>>, Refusal> {
-    let Err(no_room) = acts::room(root, needed) else {
+fn no_room(
+    root: &Root,
+    path: &str,
+    (needed, is_urgent): (u64, bool),
+) -> Result<Option<Vec<String>>, Refusal> {
+    let Err(no_room) = acts::room(root, needed, is_urgent) else {
         root.remove_file(path).map_err(|error| import_failed(&error))?;
         return Ok(None);
     };
@@ -284,7 +290,7 @@ fn ended(root: &Root, sha256: &str, boot_id: &str) -> Result<Option<Vec<String>>
     };
     let Some(why) = result.error else { return Ok(Some(result.images)) };
     if let Some(needed) = result.lacks {
-        return no_room(root, &path, needed);
+        return no_room(root, &path, (needed, result.is_urgent));
     }
     root.remove_file(&path).map_err(|error| import_failed(&error))?;
     if result.is_archive_bad {
@@ -319,8 +325,11 @@ mod tests {
             assert!(why.reason.contains(&format!("{} bytes more are needed", u64::MAX)), "{why}");
             assert!(root.exists(&path), "the next round would try it again");
         }
+        let free = crate::sys::machine::space(&root, paths::CONTAINERD_ROOT).unwrap().available_bytes;
+        assert!(acts::room(&root, free, false).is_err(), "some stays free");
+        assert!(acts::room(&root, free / 2, true).is_ok(), "the sandbox image may have of it");
+        assert!(acts::room(&root, u64::MAX, true).is_err(), "but it has to find its own");
         let result = Imported { lacks: Some(0), ..result };
-        root.remove_own_dir(paths::CONTAINERD_ROOT).unwrap();
         atomic::write_volatile(&root, &path, &serde_json::to_vec(&result).unwrap(), 0o600).unwrap();
         assert_eq!(ended(&root, "aa", "b"), Ok(None));
         assert!(!root.exists(&path), "there is room: it is tried again");

@@ -10,12 +10,13 @@ use std::collections::BTreeSet;
 use tracing::{info, warn};
 
 use super::acts::{self, Checked, Damaged};
+use super::check;
 use super::{Hands, LIMIT, Work, words};
-use crate::boot::act::run_act;
+use crate::boot::act::{ActError, run_act};
 use crate::containerd::Client;
 use crate::error::Chain;
 use crate::inventory::{self, Archive, Inventory};
-use crate::paths::{self, IMAGES_CHECKED};
+use crate::paths::{self, IMAGES_CHECKED, IMAGES_ENDLESS};
 use crate::plan::Refusal;
 use crate::sys::statefile::StateError;
 use crate::sys::{Root, atomic, host};
@@ -23,6 +24,8 @@ use crate::sys::{Root, atomic, host};
 /// Stands where the boot of an unfinished import does. No boot has this id: what
 /// is left of it goes before the import.
 const DAMAGED: &str = "damaged";
+/// How many looks of a boot may come to no end within their limit.
+const MOST_ENDLESS: usize = 2;
 
 /// Looks at all images, and removes those that are not whole and that nobody
 /// runs from; tells both. Of what a look of this boot found, only who runs from
@@ -30,12 +33,17 @@ const DAMAGED: &str = "damaged";
 pub(super) async fn verify(hands: &Hands<'_>, work: &Work) -> Result<Vec<Refusal>, Refusal> {
     let boot_id = host::boot_id(hands.root).map_err(|error| failed(&error))?;
     let mut checked = look(hands, work, &boot_id).await?;
-    let free = |it: &&Damaged| it.used_by.is_empty() && !it.is_stuck;
-    let removed: Vec<Damaged> = checked.damaged.iter().filter(free).cloned().collect();
+    let removed: Vec<Damaged> = checked.damaged.iter().filter(|it| is_free(it)).cloned().collect();
     if !removed.is_empty() {
         hands.watcher.doing("damaged images are removed");
         remove(hands, work, &removed, &boot_id).await?;
         checked.damaged = left(hands.root, work, checked.damaged).await?;
+        // A container may have begun since the look.
+        if checked.damaged.iter().any(is_free) {
+            write(hands.root, &checked).map_err(|error| failed(&*error))?;
+            let now = look(hands, work, &boot_id).await?;
+            checked.damaged = checked.damaged.into_iter().zip(now.damaged).map(stayed).collect();
+        }
     }
     let is_over = checked.damaged.is_empty();
     conclude(hands.root, &checked).map_err(|error| failed(&*error))?;
@@ -43,6 +51,17 @@ pub(super) async fn verify(hands: &Hands<'_>, work: &Work) -> Result<Vec<Refusal
     let found: Vec<Refusal> = gone.chain(&checked.damaged).map(told).collect();
     info!(EDGE_STEP = "images", EDGE_DAMAGED = found.len(), EDGE_OVER = is_over, "images were judged");
     Ok(found)
+}
+
+/// Nothing was seen that keeps it.
+fn is_free(it: &Damaged) -> bool {
+    it.used_by.is_empty() && !it.is_stuck
+}
+
+/// What is known of one after the removal, and as it was looked at once more.
+/// One that was not removed is left to the next round.
+fn stayed((it, now): (Damaged, Damaged)) -> Damaged {
+    if is_free(&it) { Damaged { is_stuck: now.used_by.is_empty(), ..now } } else { it }
 }
 
 fn failed(error: &(dyn std::error::Error + 'static)) -> Refusal {
@@ -65,6 +84,9 @@ async fn look(hands: &Hands<'_>, work: &Work, boot_id: &str) -> Result<Checked, 
     if is_again {
         args.push("--again".to_owned());
     } else {
+        if endless(hands.root, boot_id) >= MOST_ENDLESS {
+            return Err(given_up());
+        }
         hands.watcher.doing("images are verified after a power cut");
         hands.root.remove_file(IMAGES_CHECKED).map_err(|error| failed(&error))?;
         let since = Inventory::load(hands.root).boot.good_until.to_string();
@@ -72,12 +94,49 @@ async fn look(hands: &Hands<'_>, work: &Work, boot_id: &str) -> Result<Checked, 
         args.extend(work.sandbox.iter().flat_map(|image| ["--sandbox".to_owned(), image.clone()]));
     }
     let ran = run_act((hands.root, hands.systemd), "verify-images", &args, LIMIT).await;
-    ran.map_err(|error| failed(&error))?;
+    ran.map_err(|error| {
+        note_endless(hands.root, boot_id, &error);
+        failed(&error)
+    })?;
     let checked = result(hands.root, boot_id).ok_or_else(|| unverified("the look left no result"))?;
     if !is_again {
         tell(&checked);
     }
     Ok(checked)
+}
+
+/// How many looks of this boot came to no end.
+fn endless(root: &Root, boot_id: &str) -> usize {
+    let noted = root.read_text(IMAGES_ENDLESS).ok().flatten().unwrap_or_default();
+    noted.lines().filter(|line| *line == boot_id).count()
+}
+
+/// Each begins anew, and reads the whole store. One that ended by itself is no
+/// such: containerd did not answer then.
+fn note_endless(root: &Root, boot_id: &str, error: &ActError) {
+    let is_endless = match error {
+        ActError::Unfinished { .. } => true,
+        ActError::Failed { result, .. } => result == "timeout",
+        _ => false,
+    };
+    if !is_endless {
+        return;
+    }
+    let noted = format!("{boot_id}\n").repeat(endless(root, boot_id).saturating_add(1));
+    if let Err(error) = atomic::write_volatile(root, IMAGES_ENDLESS, noted.as_bytes(), 0o600) {
+        warn!(EDGE_STEP = "images", EDGE_REASON = %Chain(&error), "look without an end is not recorded, ignoring");
+    }
+}
+
+fn given_up() -> Refusal {
+    let minutes = LIMIT.as_secs() / 60;
+    Refusal::new(
+        "EB-image-damaged",
+        format!(
+            "images could not be verified: {MOST_ENDLESS} looks in this boot did not end within {minutes} min each"
+        ),
+        "it is tried again after the next boot; look at how fast the disk reads, or remove images that nobody needs (crictl rmi --prune) before",
+    )
 }
 
 fn tell(checked: &Checked) {
@@ -113,22 +172,28 @@ async fn remove(hands: &Hands<'_>, work: &Work, damaged: &[Damaged], boot_id: &s
 }
 
 /// What is damaged after the removal: images that somebody runs from, and those
-/// whose layer stayed although nobody was seen.
+/// whose layer or blob stayed although nobody was seen.
 async fn left(root: &Root, work: &Work, damaged: Vec<Damaged>) -> Result<Vec<Damaged>, Refusal> {
     let client = Client::connect(root).await.map_err(|error| failed(&error))?;
     let mut left = Vec::new();
-    for mut it in damaged {
-        if it.used_by.is_empty() && !it.is_stuck {
-            let Some(chain) = &it.chain else { continue };
-            let stays = client.has_snapshot(&work.tool.snapshotter, chain).await;
-            if !stays.map_err(|error| failed(&error))? {
-                continue;
+    for it in damaged {
+        let stays = match &it.chain {
+            _ if !is_free(&it) => true,
+            Some(chain) => {
+                let stays = client.has_snapshot(&work.tool.snapshotter, chain).await;
+                stays.map_err(|error| failed(&error))?
             }
-            it.is_stuck = true;
+            None => has_blob(root, &it),
+        };
+        if stays {
+            left.push(it);
         }
-        left.push(it);
     }
     Ok(left)
+}
+
+fn has_blob(root: &Root, it: &Damaged) -> bool {
+    it.blob.as_ref().is_some_and(|digest| root.exists(&check::blob(digest)))
 }
 
 /// With nothing left the store counts as good, until the next power cut.
@@ -137,26 +202,32 @@ fn conclude(root: &Root, checked: &Checked) -> Result<(), Box<dyn std::error::Er
         inventory::update(root, |inventory| inventory.boot.suspect = false)?;
         root.remove_file(IMAGES_CHECKED)?;
     } else {
-        atomic::write_volatile(root, IMAGES_CHECKED, &serde_json::to_vec(checked)?, 0o600)?;
+        write(root, checked)?;
     }
+    Ok(())
+}
+
+fn write(root: &Root, checked: &Checked) -> Result<(), Box<dyn std::error::Error>> {
+    atomic::write_volatile(root, IMAGES_CHECKED, &serde_json::to_vec(checked)?, 0o600)?;
     Ok(())
 }
 
 fn told(it: &Damaged) -> Refusal {
     let what = format!("{}: {}", it.names.join(", "), it.why);
     let refusal = |what, next| Refusal::new("EB-image-damaged", what, next);
-    if it.is_stuck {
-        return refusal(
-            format!(
-                "{what}; it was removed, but that layer is in use by something that is no running container, and stays"
-            ),
-            "it is looked at again after the next boot; to find what holds it: ctr -n k8s.io leases ls, ctr -n k8s.io snapshots ls",
-        );
-    }
     if !it.used_by.is_empty() {
         return refusal(
             format!("{what}; in use by {}", it.used_by.join(", ")),
             "it is replaced when nothing runs from it: drain the node, or stop k3s and its containers, then run: edge-bootstrap apply",
+        );
+    }
+    if it.is_stuck {
+        let part = if it.chain.is_some() { "layer" } else { "blob" };
+        return refusal(
+            format!(
+                "{what}; it was removed, but that {part} is in use by something that is no running container, and stays"
+            ),
+            "it is looked at again after the next boot; to find what holds it: ctr -n k8s.io leases ls, ctr -n k8s.io snapshots ls",
         );
     }
     refusal(what, "it was removed and comes back from its archive, or by the next pull")
@@ -213,6 +284,47 @@ mod tests {
             words(&stuck)
         );
         assert!(words(&free).contains("it was removed and comes back"), "{}", words(&free));
+    }
+
+    #[test]
+    fn what_runs_is_told_before_what_is_stuck_and_asked_again() {
+        let free = damaged("a:1");
+        let used = Damaged { used_by: vec!["pod x/dns".into()], ..free.clone() };
+        let stuck = Damaged { is_stuck: true, ..free.clone() };
+        assert_eq!(stayed((free.clone(), used.clone())), used, "it began after the look");
+        assert_eq!(stayed((free.clone(), free.clone())), stuck);
+        assert_eq!(stayed((used.clone(), free.clone())), used, "it was not removed");
+        let both = Damaged { is_stuck: true, ..used };
+        assert!(told(&both).to_string().contains("in use by pod x/dns"), "{}", told(&both));
+    }
+
+    #[test]
+    fn a_damaged_blob_is_gone_only_when_it_is() {
+        let (_dir, root) = root();
+        let it = Damaged { blob: Some("sha256:aa".into()), ..damaged("a:1") };
+        assert!(!has_blob(&root, &it));
+        let path = check::blob("aa");
+        root.make_dir(path.rsplit_once('/').unwrap().0, 0o755).unwrap();
+        atomic::write_volatile(&root, &path, b"x", 0o600).unwrap();
+        assert!(has_blob(&root, &it));
+        assert!(!has_blob(&root, &damaged("a:1")), "it was only not unpacked");
+    }
+
+    #[test]
+    fn only_looks_that_came_to_no_end_are_counted_and_in_this_boot() {
+        let (_dir, root) = root();
+        let failed = |result: &str| ActError::Failed {
+            name: String::new(),
+            unit: String::new(),
+            result: result.into(),
+            status: Some(1),
+        };
+        let unfinished = ActError::Unfinished { name: String::new(), unit: String::new(), seconds: 1 };
+        for (error, count) in [(failed("exit-code"), 0), (failed("timeout"), 1), (unfinished, 2)] {
+            note_endless(&root, "b", &error);
+            assert_eq!(endless(&root, "b"), count, "{error}");
+        }
+        assert_eq!(endless(&root, "c"), 0);
     }
 
     #[test]

@@ -25,10 +25,10 @@ use crate::sys::{Root, clock};
 const BEFORE_READY: Duration = Duration::from_secs(15);
 /// How long a later pass waits for an act.
 const AFTER_READY: Duration = Duration::from_mins(10);
-/// After which a failed activation is tried again, in seconds: a disk may be late.
+/// After which an activation is tried again for whose disk LVM waits, in seconds.
 const SOON: u64 = 30;
-/// The same for the other acts, and for metadata that did not pass their check:
-/// what made them fail is a person's to change.
+/// The same for the other acts, and for any other failure of an activation: what
+/// made them fail is a person's to change, and each try may be a whole check.
 const LATER: u64 = 300;
 /// How often an act is begun in a boot that ends without a result.
 const TRIES: u32 = 2;
@@ -96,13 +96,15 @@ fn cure(planned: &PoolAct, refusal: &Refusal) -> Option<PoolAct> {
 /// it runs already. Never two at once: a pool that is being repaired is down, and
 /// looks as if it had to be brought up.
 async fn run(agent: &Agent, planned: &PoolAct, wait: Duration) -> Result<(), Refusal> {
-    let (name, words) = command(planned);
+    let (name, pool, words) = command(planned);
     match running(agent).await {
         Some(other) if other != name => return Err(goes_on(other)),
         Some(_) => {}
         None => {
-            let last = record::read(&agent.root, name);
-            held_back(last, name, clock::monotonic().as_secs()).map_or(Ok(()), Err)?;
+            let [last, repair] = [name, REPAIR].map(|act| record::read(&agent.root, act));
+            let repair = repair.filter(|_| matches!(planned, PoolAct::Activate { .. }));
+            let now_s = clock::monotonic().as_secs();
+            given_up(repair, pool).or_else(|| held_back(last, name, now_s)).map_or(Ok(()), Err)?;
         }
     }
     let act = act::run_act((&agent.root, &agent.systemd), name, &words, pool::patience_with_an_act());
@@ -146,7 +148,7 @@ fn outcome(name: &str, ran: Result<(), ActError>, ended: Option<Ended>) -> Resul
 }
 
 /// The words of an act on the command line.
-fn command(planned: &PoolAct) -> (&'static str, Vec<String>) {
+fn command(planned: &PoolAct) -> (&'static str, &str, Vec<String>) {
     let (name, pool) = match planned {
         PoolAct::Create { pool, .. } => (CREATE, pool),
         PoolAct::Activate { pool } => (ACTIVATE, pool),
@@ -163,7 +165,7 @@ fn command(planned: &PoolAct) -> (&'static str, Vec<String>) {
         }
         _ => {}
     }
-    (name, words)
+    (name, pool, words)
 }
 
 /// What it was refused for, while it is too early to begin it again, or was
@@ -173,10 +175,15 @@ fn held_back(last: Option<Ended>, name: &str, now_s: u64) -> Option<Refusal> {
     let refusal = last.refusal?;
     let tries = if name == REPAIR { 1 } else { TRIES };
     let is_final = name == REPAIR && refusal.code == "EB-pool-failed";
-    let is_soon = name == ACTIVATE && refusal.code != "EB-pool-check";
-    let pause = if is_soon { SOON } else { LATER };
+    let pause = if last.is_late && name == ACTIVATE { SOON } else { LATER };
     let is_early = !last.is_open && now_s.saturating_sub(last.at_s) < pause;
     (last.tries >= tries || is_final || is_early).then_some(refusal)
+}
+
+/// A pool that a repair of this boot did not bring up is not brought up by
+/// another check of the same metadata: what the repair was refused for.
+fn given_up(repair: Option<Ended>, pool: &str) -> Option<Refusal> {
+    repair.filter(|repair| repair.pool == pool)?.refusal.filter(|refusal| refusal.code == "EB-pool-failed")
 }
 
 /// A pool that only waits for more room still works.
@@ -222,6 +229,7 @@ mod tests {
             done: String::new(),
             refusal: code.map(|code| Refusal::new(code, "why", "what")),
             is_open: false,
+            is_late: false,
             tries: 0,
         }
     }
@@ -234,9 +242,12 @@ mod tests {
     fn the_words_of_an_act_name_its_pool_and_its_space() {
         let pool = "edge-thinpool".to_owned();
         let space = PoolSpace::Device("/dev/sdb".into());
-        let (name, words) = command(&PoolAct::Create { pool: pool.clone(), space });
-        assert_eq!((name, words.join(" ").as_str()), (CREATE, "--pool edge-thinpool --device /dev/sdb"));
-        let (name, words) = command(&PoolAct::Extend { pool });
+        let planned = PoolAct::Create { pool: pool.clone(), space };
+        let (name, of, words) = command(&planned);
+        assert_eq!((name, of), (CREATE, "edge-thinpool"));
+        assert_eq!(words.join(" "), "--pool edge-thinpool --device /dev/sdb");
+        let planned = PoolAct::Extend { pool };
+        let (name, _, words) = command(&planned);
         assert_eq!((name, words.join(" ").as_str()), (EXTEND, "--pool edge-thinpool"));
     }
 
@@ -247,10 +258,26 @@ mod tests {
         let failed = |code| Some(ended(5, Some(code)));
         assert_eq!(held_back(failed("EB-pool-space"), CREATE, 304).unwrap().code, "EB-pool-space");
         assert_eq!(held_back(failed("EB-pool-space"), CREATE, 305), None);
-        assert_eq!(held_back(failed("EB-pool-inactive"), ACTIVATE, 35), None);
-        assert!(held_back(failed("EB-pool-check"), ACTIVATE, 35).is_some(), "each time is a whole check");
+        let late = Ended { is_late: true, ..ended(5, Some("EB-pool-inactive")) };
+        assert!(held_back(Some(late.clone()), ACTIVATE, 34).is_some());
+        assert_eq!(held_back(Some(late), ACTIVATE, 35), None);
+        for code in ["EB-pool-inactive", "EB-pool-check", "EB-pool-act"] {
+            assert!(held_back(failed(code), ACTIVATE, 304).is_some(), "each time may be a whole check");
+            assert_eq!(held_back(failed(code), ACTIVATE, 305), None);
+        }
         assert_eq!(held_back(failed("EB-pool-check"), REPAIR, 305), None);
         assert!(held_back(failed("EB-pool-failed"), REPAIR, 90_000).is_some(), "a person's, until a reboot");
+    }
+
+    #[test]
+    fn a_pool_whose_repair_failed_is_not_checked_again_in_this_boot() {
+        let repair = |code| Some(ended(5, code));
+        let told = given_up(repair(Some("EB-pool-failed")), "edge-thinpool").unwrap();
+        assert_eq!(told.code, "EB-pool-failed");
+        assert_eq!(given_up(repair(Some("EB-pool-failed")), "edge-other"), None);
+        assert_eq!(given_up(repair(Some("EB-pool-inactive")), "edge-thinpool"), None);
+        assert_eq!(given_up(repair(None), "edge-thinpool"), None);
+        assert_eq!(given_up(None, "edge-thinpool"), None);
     }
 
     #[test]

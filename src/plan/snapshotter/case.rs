@@ -177,12 +177,12 @@ pub fn elsewhere(choice: &Choice, root: &StoreRoot) -> Option<Refusal> {
         (Some(before), Some(now)) => before == now,
         _ => (&choice.mount_point, &choice.fs_type) == (&root.mount_point, &root.fs_type),
     };
+    // A memory file system or an overlay hides the place: nothing moved there.
+    let holds = !is_no_upper(&root.fs_type) && !VOLATILE.contains(&root.fs_type.as_str());
     let deeper = root.mount_point.len() > choice.mount_point.len()
-        && root.mount_point.starts_with(choice.mount_point.as_str())
-        && !is_no_upper(&root.fs_type)
-        && !VOLATILE.contains(&root.fs_type.as_str());
+        && root.mount_point.starts_with(choice.mount_point.as_str());
     let came_along = root.holds_records && choice.mount_point == root.mount_point;
-    (!same && !deeper && !came_along).then(|| {
+    (!same && !(holds && (deeper || came_along))).then(|| {
         let before = choice.uuid.as_deref().unwrap_or(&choice.fs_type);
         let reason = format!(
             "containerd's root is on {} ({} at {}), expected {before} at {}: is its disk not mounted?",

@@ -127,8 +127,9 @@ impl Campaign {
             machine.cut().unwrap();
             return format!("first boot at {moment:.1?}");
         };
-        let runs = || Ok(self.room.runs(act)?.then_some(()));
-        wait_until(LONG, act, runs).unwrap();
+        // A short one may end between two looks, or before the guest answers: a late cut, too.
+        let begun = || Ok((self.room.runs(act)? || self.room.has_ended(act)?).then_some(()));
+        wait_until(LONG, act, begun).unwrap();
         let moment = took.mul_f64(part);
         std::thread::sleep(moment);
         let end = if self.room.runs(act).unwrap() { "" } else { " (it had ended)" };

@@ -9,8 +9,10 @@ use std::time::Duration;
 use anyhow::Result;
 use edge_lab::Machine;
 
-/// Lines of PID 1 of this boot, each with its time since the kernel's start.
-const LINES: &str = "journalctl -b -o short-monotonic --no-pager _PID=1";
+/// Lines of PID 1 of this boot and refusals of k3s's gate, each with its time since
+/// the kernel's start.
+const LINES: &str = "journalctl -b -o short-monotonic --no-pager _PID=1 + _SYSTEMD_UNIT=k3s.service \
+                     | grep -e 'systemd\\[1\\]: ' -e EB-";
 
 /// systemd's words of one boot.
 pub struct Said(Vec<(Duration, String)>);
@@ -39,12 +41,21 @@ impl Said {
         acts.join(", ")
     }
 
-    /// Every failure of a unit, with its moment.
+    /// Every failure of a unit, with its moment; where the gate refused, with its words.
     pub fn failures(&self) -> Vec<String> {
         let is_failure =
             |said: &str| said.contains(": Failed with result") || said.starts_with("Dependency failed");
-        let failed = self.0.iter().filter(|(_, said)| is_failure(said));
-        failed.map(|(at, said)| format!("{said} ({:.0} s)", at.as_secs_f64())).collect()
+        let mut refused = None;
+        let mut failures = Vec::new();
+        for (at, said) in &self.0 {
+            if said.contains("EB-") {
+                refused = Some(said);
+            } else if is_failure(said) {
+                let why = refused.take().map(|words| format!(": {words}")).unwrap_or_default();
+                failures.push(format!("{said} ({:.0} s){why}", at.as_secs_f64()));
+            }
+        }
+        failures
     }
 
     /// When the agent was started and READY, and when the others were up.
@@ -61,9 +72,9 @@ impl Said {
     }
 }
 
-/// `[   15.123456] m1 systemd[1]: words`.
+/// `[   15.123456] m1 systemd[1]: words`, or another program's.
 fn line(text: &str) -> Option<(Duration, String)> {
     let (at, rest) = text.strip_prefix('[')?.split_once(']')?;
-    let (_, said) = rest.split_once("systemd[1]: ")?;
+    let (_, said) = rest.split_once("]: ")?;
     Some((Duration::from_secs_f64(at.trim().parse().ok()?), said.to_owned()))
 }

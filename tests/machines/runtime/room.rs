@@ -124,11 +124,11 @@ impl Room {
             "[Unit]\nAfter=containerd.service\n[Service]\nExecStart=/bin/sh /srv/pods.sh {IMAGE} {snapshotter}\nRestart=always\n[Install]\nWantedBy=multi-user.target\n"
         );
         machine.write_file("/etc/systemd/system/lab-pods.service", pods.as_bytes()).unwrap();
-        let look = format!(
-            "[Unit]\nAfter=edge-bootstrap.service\nBefore=containerd.service\n[Service]\nType=oneshot\nExecStart=sh -c '{LOOK_AT_POOL}'\n[Install]\nWantedBy=containerd.service\n"
-        );
-        machine.write_file("/etc/systemd/system/lab-pool.service", look.as_bytes()).unwrap();
-        machine.sh("systemctl enable lab-pods.service lab-pool.service; sync -f /").unwrap();
+        // After the gate, which refuses while the pool is down: a refused start is none.
+        let look = format!("[Service]\nExecStartPre=/bin/sh -c '{LOOK_AT_POOL}'\n");
+        machine.sh("mkdir -p /etc/systemd/system/containerd.service.d").unwrap();
+        machine.write_file("/etc/systemd/system/containerd.service.d/20-lab.conf", look.as_bytes()).unwrap();
+        machine.sh("systemctl enable lab-pods.service; sync -f /").unwrap();
     }
 
     /// Waits until all is well in the boot that began then, and looks at what shows it.
@@ -156,6 +156,17 @@ impl Room {
     pub fn runs(&self, act: &str) -> Result<bool> {
         let group = format!("/sys/fs/cgroup/system.slice/edge-bootstrap-act-{act}.service/cgroup.procs");
         Ok(self.machine.read_file(&group)?.is_some_and(|processes| !processes.is_empty()))
+    }
+
+    /// Whether an act has left the word of its end in this boot.
+    pub fn has_ended(&self, act: &str) -> Result<bool> {
+        let path = match act {
+            "import-images" => format!("/run/edge-bootstrap/imported-{}.json", self.archive),
+            _ => format!("/run/edge-bootstrap/act-{act}.json"),
+        };
+        let end = self.json(&path)?;
+        // An act on a pool writes there too that it begins.
+        Ok(end.is_object() && end["is_open"] != true)
     }
 
     /// What is not yet as it shall be; `None` when everything is.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::record::Done;
-use super::{create, lvm, lvm::PoolError};
+use super::{create, lvm, lvm::PoolError, repair};
 use crate::facts::storage::Pool;
 use crate::facts::thin::{self, Volume};
 use crate::plan::Refusal;
@@ -24,11 +24,12 @@ const LOOK: Duration = Duration::from_millis(300);
 ///
 /// # Errors
 /// When LVM does not know it within 10 s, refuses to activate it, or it has
-/// failed; `EB-pool-check` where its metadata did not pass LVM's check. Pools that are not LVM's are not touched.
+/// failed; `EB-pool-check` where its metadata did not pass LVM's check. Pools
+/// that are not LVM's are not touched. [`PoolError::Late`] where a disk may come.
 pub async fn activate(pool: &str) -> Result<Done, PoolError> {
     if let Some(found) = lvm::status(pool).await? {
         judge(pool, &found)?;
-        finish(pool).await?;
+        finish(pool, &found).await?;
         return Ok(Done { changed: false, words: format!("{pool} is up") });
     }
     let volume = appear(pool).await?;
@@ -41,11 +42,15 @@ pub async fn activate(pool: &str) -> Result<Done, PoolError> {
     }
     let found = come(pool).await?;
     judge(pool, &found)?;
-    finish(pool).await?;
+    finish(pool, &found).await?;
     Ok(Done { changed: true, words: format!("{pool} brought up") })
 }
 
-async fn finish(pool: &str) -> Result<(), PoolError> {
+async fn finish(pool: &str, found: &Pool) -> Result<(), PoolError> {
+    if repair::is_well(found) {
+        // The pool is up all the same: what stays recorded only delays a repair.
+        let _ = repair::forget(&Root::default(), pool);
+    }
     let Some((group, volume)) = thin::volume_of(pool) else { return Ok(()) };
     match lvm::volume(&group, &volume).await? {
         Some(volume) if volume.is_thin_pool() => create::finish(&group, &volume).await,
@@ -56,10 +61,8 @@ async fn finish(pool: &str) -> Result<(), PoolError> {
 /// A program of LVM that was killed leaves parts of a pool active by themselves,
 /// and LVM activates no pool above them.
 async fn parts_down(pool: &Volume) -> Result<(), PoolError> {
-    let part = format!("{}_t", pool.name);
     for volume in lvm::volumes(&pool.group).await? {
-        let is_part = volume.name.starts_with(&part) || volume.name.ends_with("_pmspare");
-        if is_part && volume.is_active() {
+        if volume.is_part_of(&pool.name) && volume.is_active() {
             let path = format!("{}/{}", volume.group, volume.name);
             // LVM before 2.02.178 refuses this, and does not need it.
             let _ = lvm::work(&["lvchange", "--activate", "n", &path]).await;
@@ -92,12 +95,11 @@ async fn appear(pool: &str) -> Result<Volume, PoolError> {
             return Ok(found);
         }
         if Instant::now() >= end {
-            return Err(Refusal::new(
+            return Err(PoolError::Late(Refusal::new(
                 "EB-pool-inactive",
                 format!("neither LVM nor device-mapper knows a thin pool {pool}"),
                 "is its disk there? pvs; a pool made by dmsetup alone is gone after a reboot: make it again",
-            )
-            .into());
+            )));
         }
         sleep(LOOK).await;
     }
@@ -139,12 +141,17 @@ fn judge(pool: &str, found: &Pool) -> Result<(), PoolError> {
     }
 }
 
-/// LVM checks the metadata first, and activates nothing that does not pass. A
-/// check that could not be made is no evidence: thin_check exits with 1 when it
-/// found damage, and with 64 when it did not understand its call.
+/// LVM checks the metadata first, and activates nothing that does not pass.
+/// thin_check exits with 1 when it found damage. Up to 0.9 it does so too when it
+/// did not understand its call or could not read the device (later ones, in Rust,
+/// have 64 for a call): such an end is taken for damage, and the repair, whose
+/// own program then fails as well, keeps the old metadata. Any other end is no
+/// evidence.
 fn refused(pool: &str, error: PoolError) -> PoolError {
     let PoolError::Failed { words, .. } = &error else { return error };
-    let is_checked = words.contains("Check of pool") && words.contains("(status:1)");
+    let has_run = words.contains("Check of pool");
+    let is_checked = has_run && words.contains("(status:1)");
+    let is_missing = words.contains("find device with uuid") || words.contains("partial LV");
     let (code, next) = if is_checked {
         ("EB-pool-check", "its metadata are repaired by itself, once, and the old ones are kept")
     } else if words.contains("transaction_id") {
@@ -152,7 +159,14 @@ fn refused(pool: &str, error: PoolError) -> PoolError {
     } else {
         ("EB-pool-inactive", "it is tried again by itself")
     };
-    Refusal::new(code, format!("{pool} cannot be activated: {words}"), next).into()
+    let refusal = Refusal::new(code, format!("{pool} cannot be activated: {words}"), next);
+    // Where it has run, each further try is a whole check. LVM looks at its own
+    // number of the last transaction after that.
+    if is_missing && !has_run && !words.contains("transaction_id") {
+        PoolError::Late(refusal)
+    } else {
+        refusal.into()
+    }
 }
 
 #[cfg(test)]
@@ -166,6 +180,7 @@ mod tests {
             PoolError::Failed { command: "lvchange".into(), words: words.into() },
         ) {
             PoolError::Refused(refusal) => refusal.code,
+            PoolError::Late(refusal) => format!("{}, late", refusal.code),
             other => other.to_string(),
         };
         let check = |status: &str| {
@@ -176,6 +191,15 @@ mod tests {
         assert_eq!(code(&check("-1")), "EB-pool-inactive");
         let other = "Thin pool edge-thinpool (253:2) transaction_id is 5, while expected 7.";
         assert_eq!(code(other), "EB-pool-inactive");
-        assert_eq!(code("Couldn't find device with uuid edgebo-otst."), "EB-pool-inactive");
+        let missing = "WARNING: Couldn't find device with uuid edgebo-otst.";
+        assert_eq!(code(missing), "EB-pool-inactive, late");
+        assert_eq!(
+            code(&format!("{missing}; {}", check("64"))),
+            "EB-pool-inactive",
+            "a whole check each time"
+        );
+        let partial =
+            "Refusing activation of partial LV edge/thinpool.  Use '--activationmode partial' to override.";
+        assert_eq!(code(partial), "EB-pool-inactive, late");
     }
 }

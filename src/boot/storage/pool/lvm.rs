@@ -25,6 +25,9 @@ pub enum PoolError {
     /// A rule says no, on what was seen.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// The same, because a disk is not there that may come late.
+    #[error(transparent)]
+    Late(Refusal),
     /// A program could not be run to its end.
     #[error(transparent)]
     Exec(#[from] ExecError),

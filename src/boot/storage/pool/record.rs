@@ -41,6 +41,9 @@ pub struct Ended {
     /// It was begun, and its end is not written: it runs, or was ended from outside.
     #[serde(default)]
     pub is_open: bool,
+    /// It failed for a disk that may come late.
+    #[serde(default)]
+    pub is_late: bool,
     /// How often in this boot it was begun without a result, this time included.
     #[serde(default)]
     pub tries: u32,
@@ -74,6 +77,7 @@ fn plain(root: &Root, pool: &str) -> Result<Ended, FileError> {
         done: String::new(),
         refusal: None,
         is_open: false,
+        is_late: false,
         tries: 0,
     })
 }
@@ -100,6 +104,7 @@ pub fn write(
         changed: done.is_some_and(|done| done.changed),
         done: done.map(|done| done.words.clone()).unwrap_or_default(),
         refusal: result.as_ref().err().map(|error| refusal(pool, error)),
+        is_late: matches!(result, Err(PoolError::Late(_))),
         tries: if hung { tries(root, name) } else { 0 },
         ..plain(root, pool)?
     };
@@ -117,7 +122,7 @@ pub fn read(root: &Root, name: &str) -> Option<Ended> {
 /// An error in the words of a refusal.
 fn refusal(pool: &str, error: &PoolError) -> Refusal {
     match error {
-        PoolError::Refused(refusal) => refusal.clone(),
+        PoolError::Refused(refusal) | PoolError::Late(refusal) => refusal.clone(),
         other => {
             let reason = format!("{pool}: {}", Chain(other));
             Refusal::new("EB-pool-act", reason, "it is tried again by itself; the disk: dmesg, smartctl -a")
@@ -152,10 +157,14 @@ mod tests {
         let ended = read(&root, act.0).unwrap();
         assert_eq!((ended.is_open, ended.tries), (false, 2), "no program ended: no result");
         assert!(ended.refusal.unwrap().reason.contains("did not end within 1200 s"));
+        let late = Refusal::new("EB-pool-inactive", "no disk", "wait");
+        write(&root, act, &Err(PoolError::Late(late.clone()))).unwrap();
+        let ended = read(&root, act.0).unwrap();
+        assert_eq!((ended.is_late, ended.refusal), (true, Some(late)));
         let done = Done { changed: true, words: "up".into() };
         write(&root, act, &Ok(done)).unwrap();
         let ended = read(&root, act.0).unwrap();
-        assert_eq!((ended.is_open, ended.tries, ended.refusal), (false, 0, None));
+        assert_eq!((ended.is_open, ended.is_late, ended.tries, ended.refusal), (false, false, 0, None));
     }
 
     #[test]

@@ -30,6 +30,7 @@ pub async fn repair(pool: &str) -> Result<Done, PoolError> {
     let volume = volume(pool).await?;
     if let Some(found) = lvm::status(pool).await? {
         if is_well(&found) {
+            forget(&Root::default(), pool)?;
             return Ok(Done { changed: false, words: format!("{pool} needs no repair") });
         }
         down(pool, &volume).await?;
@@ -70,7 +71,14 @@ async fn cleared(pool: &str, volume: &Volume) -> Result<(), PoolError> {
     activate::activate(pool).await.map(|_| ())
 }
 
-fn is_well(found: &Pool) -> bool {
+/// Repairs that were begun are over when the pool works, whoever brought it up.
+pub(super) fn forget(root: &Root, pool: &str) -> Result<(), PoolError> {
+    inventory::update(root, |inventory| inventory.repairs.retain(|repair| repair.pool != pool))?;
+    Ok(())
+}
+
+/// Whether nothing is wrong with it.
+pub(super) fn is_well(found: &Pool) -> bool {
     found.mode == "rw" && !found.needs_check
 }
 
@@ -83,7 +91,7 @@ async fn anew(pool: &str, volume: &Volume, damage: &PoolError) -> Result<String,
     let repaired = lvm::work_on(volume, &["lvconvert", "--yes", "--repair", &path]).await;
     repaired.map_err(|error| failed(pool, &error))?;
     activate::activate(pool).await.map_err(|error| failed(pool, &error))?;
-    inventory::update(&root, |inventory| inventory.repairs.retain(|repair| repair.pool != pool))?;
+    forget(&root, pool)?;
     Ok(format!("{pool} was repaired and is up; its old metadata are kept as {path}_meta0"))
 }
 
@@ -94,12 +102,13 @@ fn begin(root: &Root, pool: &str, damage: &PoolError) -> Result<(), PoolError> {
     let before = Inventory::load(root).repairs;
     let same = before.iter().filter(|repair| repair.pool == pool);
     let begun: Vec<_> = same.map(|repair| (repair.boot_id.as_str(), repair.at)).collect();
-    if let Some(when) = sizes::repaired_enough(&begun, &boot_id, floor::known(root).at) {
+    let past = floor::known(root).at;
+    if let Some(when) = sizes::repaired_enough(&begun, &boot_id, past) {
         let reason = format!("a repair of {pool} was begun {when} and did not bring it up: {damage}");
         let next = "the disk: dmesg, smartctl -a; then a reboot for one more within the day, or by hand: lvconvert --repair (docs/thin-pool.md)";
         return Err(Refusal::new("EB-pool-failed", reason, next).into());
     }
-    let repair = Repair { pool: pool.to_owned(), boot_id, at: Clock::System.unix() };
+    let repair = Repair { pool: pool.to_owned(), boot_id, at: Clock::System.unix().max(past) };
     inventory::update(root, |inventory| inventory.begin_repair(repair))?;
     Ok(())
 }
@@ -238,5 +247,9 @@ mod tests {
         boot("three");
         assert!(begin().unwrap_err().to_string().contains("twice within a day"));
         assert_eq!(Inventory::load(&root).repairs.len(), 2);
+        forget(&root, "edge-other").unwrap();
+        assert_eq!(Inventory::load(&root).repairs.len(), 2);
+        forget(&root, "edge-thinpool").unwrap();
+        begin().unwrap();
     }
 }
