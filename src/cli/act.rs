@@ -116,6 +116,8 @@ pub enum ActVerb {
     RepairPool(PoolName),
     /// Give a full thin pool more of its volume group
     ExtendPool(PoolName),
+    /// Let go of a device that a power cut left without its snapshot
+    ReleaseDevice(PoolName),
 }
 
 #[derive(Debug, clap::Args)]
@@ -187,6 +189,9 @@ pub fn run(common: &Common, verb: &ActVerb) -> anyhow::Result<u8> {
         }
         ActVerb::RepairPool(name) => on_pool(common, "repair-pool", &name.pool, pool::repair(&name.pool)),
         ActVerb::ExtendPool(name) => on_pool(common, "extend-pool", &name.pool, pool::extend(&name.pool)),
+        ActVerb::ReleaseDevice(name) => {
+            on_pool(common, "release-device", &name.pool, pool::release(&name.pool))
+        }
     }
 }
 

@@ -7,6 +7,8 @@
 //! database that is cut open and sewn up again is trusted less than a new one
 //! (bbolt#883).
 
+pub mod tree;
+
 use super::storage::DatabaseState;
 
 const MAGIC: u32 = 0xED0C_DAED;
@@ -173,7 +175,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    struct Memory(Vec<u8>);
+    pub(in crate::facts) struct Memory(pub Vec<u8>);
 
     impl Bytes for Memory {
         type Error = std::convert::Infallible;
@@ -199,7 +201,7 @@ pub(crate) mod tests {
         }
     }
 
-    fn put(file: &mut [u8], at: usize, bytes: &[u8]) {
+    pub(in crate::facts) fn put(file: &mut [u8], at: usize, bytes: &[u8]) {
         file[at..at + bytes.len()].copy_from_slice(bytes);
     }
 
@@ -209,7 +211,7 @@ pub(crate) mod tests {
         put(file, at + 8, &kind.to_ne_bytes());
     }
 
-    fn put_meta(file: &mut [u8], size: usize, slot: usize, meta: &Meta) {
+    pub(super) fn put_meta(file: &mut [u8], size: usize, slot: usize, meta: &Meta) {
         let at = slot * size + HEADER;
         put(file, at, &MAGIC.to_ne_bytes());
         put(file, at + 4, &VERSION.to_ne_bytes());

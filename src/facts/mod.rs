@@ -7,6 +7,7 @@
 pub mod archive;
 pub mod bolt;
 pub mod ca;
+pub mod devices;
 pub mod hardware;
 pub mod identity;
 pub mod k3s_config;

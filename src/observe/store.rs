@@ -7,12 +7,15 @@
 use super::mounts::Mount;
 use super::text;
 use crate::facts::Fact;
+use crate::facts::bolt::tree::{self, Bucket, Found};
 use crate::facts::bolt::{self, Bytes};
+use crate::facts::devices::{self, Device};
 use crate::facts::storage::{Database, DatabaseState};
 use crate::facts::store::{Kept, Store};
 use crate::floor;
 use crate::inventory::Inventory;
 use crate::paths;
+use crate::role::Snapshotter;
 use crate::sys::part::Part;
 use crate::sys::root::FileError;
 use crate::sys::{Root, host};
@@ -111,6 +114,7 @@ pub fn observe(root: &Root, mounts: &Fact<Vec<Mount>>, databases: &Fact<Vec<Data
         half_aside,
         shims: if is_well { Fact::unknown("nobody had to look") } else { shims(root) },
         mounts: below(mounts),
+        ahead: ahead(root, pool(&inventory)),
         aside: inventory.aside,
         kept: kept(root),
         boot_id: host::boot_id(root).map_or_else(|error| text::because(&error), Fact::Known),
@@ -163,6 +167,53 @@ fn below(mounts: &Fact<Vec<Mount>>) -> Fact<Vec<String>> {
     mounts
         .clone()
         .map(|mounts| mounts.iter().filter(is_inside).map(|mount| mount.mount_point.clone()).collect())
+}
+
+/// The pool of a host that was decided to have one.
+fn pool(inventory: &Inventory) -> Option<&str> {
+    let choice = inventory.choice.as_ref()?;
+    choice.pool.as_deref().filter(|_| choice.snapshotter == Snapshotter::Devmapper)
+}
+
+fn ahead(root: &Root, pool: Option<&str>) -> Fact<Vec<Device>> {
+    let Some(pool) = pool else { return Fact::Known(Vec::new()) };
+    match devices_ahead(root, pool) {
+        Ok(Some((devices, _))) => Fact::Known(devices),
+        Ok(None) => Fact::unknown("a database of the snapshotter cannot be read"),
+        Err(error) => text::because(&error),
+    }
+}
+
+/// Thin devices of `pool` that are numbered after the last snapshot, and the
+/// bucket that they are in; `None` where it is not known.
+///
+/// # Errors
+/// When a database cannot be read.
+pub fn devices_ahead(root: &Root, pool: &str) -> Result<Option<(Vec<Device>, Bucket)>, FileError> {
+    let Some(last) = last_snapshot(root)? else { return Ok(None) };
+    let found = match bucket(root, &devices::database(pool), &devices::DEVICES)? {
+        Found::Bucket(found) => found,
+        Found::Nothing => Bucket::default(),
+        Found::Unsound => return Ok(None),
+    };
+    // Meanwhile containerd may have made snapshots.
+    let is_still = last_snapshot(root)? == Some(last);
+    Ok(is_still.then(|| (devices::ahead(&found, pool, last), found)))
+}
+
+/// The number of the newest snapshot.
+fn last_snapshot(root: &Root) -> Result<Option<u64>, FileError> {
+    Ok(match bucket(root, &devices::database("metadata"), &devices::SNAPSHOTS)? {
+        Found::Bucket(found) => Some(found.sequence),
+        Found::Nothing => Some(0),
+        Found::Unsound => None,
+    })
+}
+
+/// A bucket of a database; `Nothing` where there is no database or an empty one.
+fn bucket(root: &Root, path: &str, names: &[&str]) -> Result<Found, FileError> {
+    let Some(part) = Part::open(root, path)? else { return Ok(Found::Nothing) };
+    tree::bucket(&mut File(part), names)
 }
 
 /// Stores that were set aside and lie there still.

@@ -189,6 +189,13 @@ pub enum PoolAct {
         /// Its device-mapper name.
         pool: String,
     },
+    /// Let go of the device that a power cut left without its snapshot.
+    Release {
+        /// Its device-mapper name.
+        pool: String,
+        /// That of the device.
+        device: String,
+    },
 }
 
 impl fmt::Display for PoolAct {
@@ -203,6 +210,12 @@ impl fmt::Display for PoolAct {
             Self::Activate { pool } => write!(out, "activate thin pool {pool}"),
             Self::Repair { pool } => write!(out, "check and repair thin pool {pool}"),
             Self::Extend { pool } => write!(out, "extend thin pool {pool}"),
+            Self::Release { pool, device } => {
+                write!(
+                    out,
+                    "let go of {device} on thin pool {pool}: a power cut left it without its snapshot"
+                )
+            }
         }
     }
 }

@@ -7,6 +7,8 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
+use crate::facts::devices::Device as ThinDevice;
+use crate::facts::runtime::Unit;
 use crate::facts::storage::{Device, Look, Named, OverlayTest, Pool, Storage, StoreRoot, VolumeGroup};
 use crate::facts::{Fact, HostFacts};
 use crate::plan::{Local, PoolSpace, PoolWish};
@@ -233,6 +235,50 @@ proptest! {
         if !choice.mount_point.is_empty() {
             prop_assert_eq!(again, choice);
         }
+    }
+}
+
+/// A host with a pool that is up, some devices without snapshots, and containerd
+/// as it is: its acts, and what is found.
+fn with_devices(ahead: &[u64], containerd: &str) -> (Vec<PoolAct>, Vec<Finding>) {
+    let choice = Choice {
+        snapshotter: Snapshotter::Devmapper,
+        pool: Some(POOL.to_owned()),
+        base_image_size: None,
+        mount_point: "/".to_owned(),
+        fs_type: "xfs".to_owned(),
+        uuid: None,
+        reason: String::new(),
+    };
+    let pool = Pool { name: POOL.to_owned(), active: true, mode: "rw".to_owned(), ..Pool::default() };
+    let named = Named { pool: Some(POOL.to_owned()), ..Named::default() };
+    let mut facts = HostFacts::default();
+    let look = Look { named, pool: Fact::Known(Some(pool)), ..Look::default() };
+    facts.storage.look = Fact::Known(look);
+    facts.storage.choice = Fact::Known(Some(choice.clone()));
+    let device = |number: &u64| ThinDevice { name: format!("{POOL}-snap-{number}"), number: *number };
+    facts.storage.store.ahead = Fact::Known(ahead.iter().map(device).collect());
+    let unit = Unit { active: containerd.to_owned(), ..Unit::default() };
+    facts.runtime.units.insert("containerd".to_owned(), Fact::Known(unit));
+    let assignment = assignment("auto");
+    let local = Local::default();
+    let inputs = Inputs { facts: &facts, assignment: &assignment, local: &local, confirmed: true };
+    let duty = assignment.duty.as_ref().unwrap();
+    (decide(inputs, duty).unwrap().storage.acts, findings(inputs, duty, &choice))
+}
+
+#[test]
+fn one_device_without_its_snapshot_is_let_go_where_containerd_does_not_run_and_told_where_it_does() {
+    let code = |found: &[Finding]| found.iter().any(|finding| finding.refusal.code == "EB-pool-device");
+    let (acts, found) = with_devices(&[7], "inactive");
+    let device = format!("{POOL}-snap-7");
+    assert_eq!(acts, [PoolAct::Release { pool: POOL.to_owned(), device }]);
+    assert!(code(&found));
+    let (acts, found) = with_devices(&[7], "active");
+    assert!(acts.is_empty() && code(&found), "{acts:?}");
+    for ahead in [&[][..], &[7, 8]] {
+        let (acts, found) = with_devices(ahead, "inactive");
+        assert!(acts.is_empty() && !code(&found), "{acts:?}");
     }
 }
 

@@ -123,7 +123,19 @@ fn snapshotter_damage(storage: &Storage, name: &str) -> Option<String> {
         Some(DatabaseState::Damaged(reason)) => Some(broken(&path, reason)),
         Some(DatabaseState::Empty) if is_used => Some(format!("{path} is empty, and snapshots were there")),
         None if is_used => Some(format!("{path} is gone, and snapshots were there")),
-        _ => pool_damage(storage, &directory),
+        _ => pool_damage(storage, &directory).or_else(|| older(storage, &path)),
+    }
+}
+
+/// One device without its snapshot is what a power cut leaves; more are a
+/// database that lost what it had.
+fn older(storage: &Storage, path: &str) -> Option<String> {
+    match storage.store.ahead.known()?.as_slice() {
+        [first, .., last] => Some(format!(
+            "{path} is older than the pool's own database: it does not know the devices from {} to {}",
+            first.name, last.name
+        )),
+        _ => None,
     }
 }
 
@@ -200,7 +212,8 @@ fn in_use(facts: &HostFacts, damage: &str) -> Option<Refusal> {
     ))
 }
 
-fn runs(facts: &HostFacts) -> bool {
+/// Whether containerd runs, as far as systemd tells.
+pub(super) fn runs(facts: &HostFacts) -> bool {
     facts.runtime.units.get("containerd").and_then(Fact::known).is_some_and(is_up)
 }
 

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may stop at the first surprise")]
 
 use super::*;
+use crate::facts::devices::Device;
 use crate::facts::storage::{Choice, Database};
 use crate::facts::store::SetAside;
 
@@ -209,6 +210,22 @@ fn a_thin_pool_is_never_parted_from_its_store() {
     let mut facts = host(&[&states[..], &[(pool, DatabaseState::Damaged("x".into()))]].concat());
     facts.storage.choice = Fact::Known(Some(choice(Snapshotter::Devmapper)));
     assert!(stays(&facts).reason.contains("vg0-thin.db is damaged"));
+}
+
+#[test]
+fn a_database_that_lacks_more_devices_than_a_cut_leaves_is_damage_of_the_store() {
+    let mut facts = whole();
+    facts.storage.choice = Fact::Known(Some(choice(Snapshotter::Devmapper)));
+    let database = format!("{}/io.containerd.snapshotter.v1.devmapper/metadata.db", paths::CONTAINERD_ROOT);
+    let databases = facts.storage.databases.known().cloned().unwrap();
+    let more = Database { path: database, state: DatabaseState::Whole };
+    facts.storage.databases = Fact::Known(databases.into_iter().chain([more]).collect());
+    let device = |number| Device { name: format!("vg0-thin-snap-{number}"), number };
+    facts.storage.store.ahead = Fact::Known(vec![device(4)]);
+    assert_eq!(decide(&facts), None);
+    facts.storage.store.ahead = Fact::Known(vec![device(4), device(5), device(6)]);
+    let refusal = stays(&facts);
+    assert!(refusal.reason.contains("from vg0-thin-snap-4 to vg0-thin-snap-6"), "{refusal}");
 }
 
 #[test]

@@ -34,6 +34,7 @@ pub mod notify;
 pub mod overlay;
 pub mod packed;
 pub mod part;
+pub mod patch;
 pub mod random;
 pub mod root;
 pub mod sink;

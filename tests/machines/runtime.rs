@@ -4,6 +4,7 @@
 mod cuts;
 mod journal;
 mod kills;
+mod orphan;
 mod room;
 
 use edge_lab::{Lab, MachineSpec, RootFs, Suite};

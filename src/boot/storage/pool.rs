@@ -9,6 +9,7 @@ mod create;
 mod extend;
 mod lvm;
 pub mod record;
+mod release;
 mod repair;
 mod space;
 
@@ -16,6 +17,7 @@ pub use activate::activate;
 pub use create::create;
 pub use extend::extend;
 pub use lvm::PoolError;
+pub use release::release;
 pub use repair::repair;
 pub use space::device;
 

@@ -38,9 +38,11 @@ const CREATE: &str = "create-pool";
 const ACTIVATE: &str = "activate-pool";
 const REPAIR: &str = "repair-pool";
 const EXTEND: &str = "extend-pool";
+const RELEASE: &str = "release-device";
 
 /// Does what the plan says about the pool, in its order, to the first failure.
-/// Before READY a pool is brought up only; the rest has time until then.
+/// Before READY only what containerd could not start on is mended; the rest has
+/// time until then.
 pub(in crate::boot) async fn prepare(
     agent: &mut Agent,
     order: Order,
@@ -54,7 +56,7 @@ pub(in crate::boot) async fn prepare(
     let mut is_outdated = false;
     for planned in &storage.acts {
         let is_late = order.until == Until::Verified;
-        if !is_late && !matches!(planned, PoolAct::Activate { .. }) {
+        if !is_late && !matches!(planned, PoolAct::Activate { .. } | PoolAct::Release { .. }) {
             break;
         }
         match carry_out(agent, planned, is_late).await {
@@ -117,7 +119,7 @@ async fn run(agent: &Agent, planned: &PoolAct, wait: Duration) -> Result<(), Ref
 /// The act that runs: an earlier pass, or an earlier daemon, has not seen its
 /// end. One that systemd does not tell of counts as ended: then its budget decides.
 async fn running(agent: &Agent) -> Option<&'static str> {
-    for name in [CREATE, ACTIVATE, REPAIR, EXTEND] {
+    for name in [CREATE, ACTIVATE, REPAIR, EXTEND, RELEASE] {
         let is_open = record::read(&agent.root, name).is_some_and(|last| last.is_open);
         if is_open && agent.systemd.unit(&act::unit(name)).await.is_ok_and(|unit| !unit.is_down()) {
             return Some(name);
@@ -154,6 +156,7 @@ fn command(planned: &PoolAct) -> (&'static str, &str, Vec<String>) {
         PoolAct::Activate { pool } => (ACTIVATE, pool),
         PoolAct::Repair { pool } => (REPAIR, pool),
         PoolAct::Extend { pool } => (EXTEND, pool),
+        PoolAct::Release { pool, .. } => (RELEASE, pool),
     };
     let mut words = vec!["--pool".to_owned(), pool.clone()];
     match planned {

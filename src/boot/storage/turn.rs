@@ -9,6 +9,8 @@ use tracing::{info, warn};
 
 use super::super::{Agent, Order, Pass, Severity, Until, act};
 use crate::error::Chain;
+use crate::facts::HostFacts;
+use crate::facts::devices::Device;
 use crate::facts::storage::{Choice, Look, Named};
 use crate::plan::{CheckedPlan, Inputs, PoolAct, snapshotter};
 use crate::role::Snapshotter;
@@ -23,11 +25,16 @@ const LOOK: Duration = Duration::from_secs(30);
 const AGAIN: u64 = 30;
 /// Between two looks at a pool that is in use.
 const POOL: u64 = 300;
+/// How long a containerd that runs may take to make a device and its snapshot, a
+/// file system on a slow disk included.
+const MAKING: Duration = Duration::from_mins(5);
 
 /// What passes remember of looks.
 #[derive(Debug, Default)]
 pub struct Memory {
     asked_at: Option<Duration>,
+    /// The device that was ahead of containerd's snapshots, and since when.
+    ahead: Option<(Device, Duration)>,
 }
 
 /// Looks at storage where this pass needs it, and takes what was seen as facts.
@@ -139,7 +146,8 @@ pub(in crate::boot) fn record(
 }
 
 /// Tells what is wrong with the storage as it is at the end of a pass.
-pub(in crate::boot) fn tell(agent: &Agent, pass: &mut Pass) {
+pub(in crate::boot) fn tell(agent: &mut Agent, pass: &mut Pass) {
+    let is_making = is_making(&mut agent.storage.ahead, &pass.facts);
     let Some(assignment) = &pass.assignment else { return };
     let storage = pass.plan.as_ref().and_then(|checked| checked.plan().storage.as_ref());
     let (Some(duty), Some(storage)) = (&assignment.duty, storage) else { return };
@@ -149,12 +157,22 @@ pub(in crate::boot) fn tell(agent: &Agent, pass: &mut Pass) {
     let is_new = storage.acts.iter().any(|act| matches!(act, PoolAct::Create { .. }));
     for finding in snapshotter::findings(inputs, duty, &storage.choice) {
         let told = (is_new && finding.refusal.code == "EB-pool-inactive")
+            || (is_making && finding.refusal.code == "EB-pool-device")
             || pass.findings.iter().any(|(refusal, _)| refusal.code == finding.refusal.code);
         let severity = if finding.is_failure { Severity::Fail } else { Severity::Warn };
         if !told {
             pass.find(severity, finding.refusal);
         }
     }
+}
+
+/// Whether a device without a snapshot may be one that containerd is making.
+fn is_making(since: &mut Option<(Device, Duration)>, facts: &HostFacts) -> bool {
+    let now = clock::since_boot();
+    let device = facts.storage.store.ahead.known().and_then(|ahead| ahead.first());
+    let seen = since.take().filter(|(seen, _)| Some(seen) == device).map_or(now, |(_, at)| at);
+    *since = device.map(|device| (device.clone(), seen));
+    now.saturating_sub(seen) < MAKING
 }
 
 #[cfg(test)]
@@ -173,6 +191,23 @@ mod tests {
         assert!(!is_due(overlayfs(Until::Ready), None, &none, 9));
         assert!(is_due(overlayfs(Until::Verified), None, &none, 9));
         assert!(!is_due(overlayfs(Until::Verified), Some(&looked(9, None)), &none, 90_000));
+    }
+
+    #[test]
+    fn a_device_counts_as_one_that_is_being_made_until_it_is_old() {
+        let mut facts = HostFacts::default();
+        let device = |number| Device { name: format!("p-snap-{number}"), number };
+        facts.storage.store.ahead = crate::facts::Fact::Known(vec![device(4)]);
+        let mut since = None;
+        assert!(is_making(&mut since, &facts));
+        // As if it had been seen long ago.
+        since = since.map(|(device, at)| (device, at.saturating_sub(MAKING)));
+        let is_old = clock::since_boot() >= MAKING;
+        assert_eq!(is_making(&mut since, &facts), !is_old);
+        facts.storage.store.ahead = crate::facts::Fact::Known(vec![device(5)]);
+        assert!(is_making(&mut since, &facts), "another one");
+        facts.storage.store.ahead = crate::facts::Fact::Known(Vec::new());
+        assert!(is_making(&mut since, &facts) && since.is_none());
     }
 
     #[test]

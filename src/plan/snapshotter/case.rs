@@ -9,7 +9,7 @@ use crate::facts::runtime::FileFact;
 use crate::facts::storage::{Choice, Look, Named, OverlayTest, Storage, StoreRoot};
 use crate::plan::item::{PoolSpace, PoolWish};
 use crate::plan::refusal::Refusal;
-use crate::plan::{Inputs, Local};
+use crate::plan::{Inputs, Local, store};
 use crate::role::{Duty, Snapshotter};
 
 /// File systems on which overlayfs has always worked, when they tell types.
@@ -57,6 +57,8 @@ pub(super) struct Case<'a> {
     pub local: Option<&'a PoolWish>,
     pub kernel: Option<&'a str>,
     pub containerd: Option<(u32, u32, u32)>,
+    /// containerd runs.
+    pub is_running: bool,
 }
 
 impl<'a> Case<'a> {
@@ -74,6 +76,7 @@ impl<'a> Case<'a> {
             local: inputs.local.devmapper.as_ref(),
             kernel: facts.system.kernel.known().map(String::as_str),
             containerd: facts.runtime.containerd.version.known().copied(),
+            is_running: store::runs(facts),
         }
     }
 

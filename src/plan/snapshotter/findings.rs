@@ -35,7 +35,7 @@ pub fn findings(inputs: Inputs<'_>, duty: &Duty, choice: &Choice) -> Vec<Finding
 type Look = fn(&Case<'_>, &Choice) -> Option<Finding>;
 
 pub(super) fn of(case: &Case<'_>, choice: &Choice) -> Vec<Finding> {
-    const ALL: [Look; 11] = [
+    const ALL: [Look; 12] = [
         is_elsewhere,
         is_read_only,
         is_short,
@@ -47,6 +47,7 @@ pub(super) fn of(case: &Case<'_>, choice: &Choice) -> Vec<Finding> {
         pool_is_full,
         pool_is_damaged,
         pool_of_others,
+        device_is_ahead,
     ];
     ALL.iter().filter_map(|look| look(case, choice)).collect()
 }
@@ -149,6 +150,23 @@ fn pool_is_damaged(case: &Case<'_>, choice: &Choice) -> Option<Finding> {
     }
     let stuck = found.mode == "ro" && !pool::is_metadata_full(found) && !pool::is_data_full(found);
     (found.mode == "fail" || stuck).then(|| failure(Refusal::new("EB-pool-failed", reason, next)))
+}
+
+/// What [`super::pool::acts`] does where containerd does not run.
+fn device_is_ahead(case: &Case<'_>, choice: &Choice) -> Option<Finding> {
+    let pool = choice.pool.as_deref()?;
+    let ahead = case.storage.store.ahead.known()?;
+    let [device] = ahead.as_slice() else { return None };
+    let reason = format!(
+        "thin pool {pool}: {} was made for a snapshot that does not exist: no container and no image gets a new one",
+        device.name
+    );
+    let next = if case.is_running {
+        "it is let go before containerd's next start: reboot, or systemctl stop k3s k3s-agent containerd; edge-bootstrap apply"
+    } else {
+        "nothing: it is let go before containerd starts"
+    };
+    Some(failure(Refusal::new("EB-pool-device", reason, next)))
 }
 
 /// Numbers of volumes that a new store gives away are taken in such a pool.

@@ -179,12 +179,22 @@ fn device_is_empty(case: &Case<'_>, path: &str) -> Result<(), Refusal> {
 /// What the pool of a kept choice needs before containerd starts.
 pub(super) fn acts(case: &Case<'_>, choice: &Choice) -> Vec<PoolAct> {
     let Some(pool) = choice.pool.clone() else { return Vec::new() };
-    match state(case, &pool) {
+    let first = release(case, &pool);
+    let more = match state(case, &pool) {
         State::Unknown(_) => Vec::new(),
         State::Absent => create_again(case, &pool).into_iter().collect(),
         State::Inactive => vec![PoolAct::Activate { pool }],
         State::Up(found) => needs(case, found),
-    }
+    };
+    first.into_iter().chain(more).collect()
+}
+
+/// containerd keeps its databases to itself while it runs, and a power cut leaves
+/// one device at most: it makes them one after the other.
+fn release(case: &Case<'_>, pool: &str) -> Option<PoolAct> {
+    let ahead = case.storage.store.ahead.known().filter(|_| !case.is_running)?;
+    let [device] = ahead.as_slice() else { return None };
+    Some(PoolAct::Release { pool: pool.to_owned(), device: device.name.clone() })
 }
 
 /// A pool that was never filled may be made once more; another one in place of

@@ -129,7 +129,7 @@ pub(super) async fn status(name: &str) -> Result<Option<Pool>, PoolError> {
 }
 
 /// Whether device-mapper has a device with this name, without a process.
-fn is_active(root: &Root, name: &str) -> Result<bool, PoolError> {
+pub(super) fn is_active(root: &Root, name: &str) -> Result<bool, PoolError> {
     let mut devices = root.list("/sys/class/block")?.into_iter().filter(|device| device.starts_with("dm-"));
     let named = |device: String| root.read_kernel(&format!("/sys/class/block/{device}/dm/name")).ok();
     Ok(devices.any(|device| named(device).as_deref() == Some(name)))
