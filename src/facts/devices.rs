@@ -1,6 +1,6 @@
 //! What containerd's devmapper snapshotter has written of its thin devices.
 //!
-//! Owns the two databases' buckets and the one thing that a power cut can leave
+//! Owns the two databases' buckets and the thing that a power cut can leave
 //! in them: the snapshotter commits a new device to `POOL.db` before its snapshot
 //! to `metadata.db` (containerd: snapshots/devmapper/snapshotter.go `Prepare`),
 //! so that a device may lie under the next number, which then is taken for good
@@ -23,13 +23,38 @@ pub fn database(name: &str) -> String {
     format!("{}/io.containerd.snapshotter.v1.devmapper/{name}.db", paths::CONTAINERD_ROOT)
 }
 
-/// A device whose number no snapshot has had yet.
+/// A device whose number no snapshot has had yet, and whose name containerd gives
+/// to no other (metadata.go `AddDevice`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Device {
     /// Its name for device-mapper.
     pub name: String,
     /// Number of the snapshot that it was made for.
     pub number: u64,
+    /// Its number in the pool.
+    pub id: u64,
+    /// Its state is one that containerd's next start leaves as it is.
+    pub is_final: bool,
+}
+
+/// What of the pool's devices is ahead of the snapshots.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ahead {
+    /// Number of the newest snapshot.
+    pub last: u64,
+    /// The devices after it, lowest number first.
+    pub devices: Vec<Device>,
+}
+
+impl Ahead {
+    /// The device that a cut between the two commits left: the next one, alone.
+    #[must_use]
+    pub fn left_over(&self) -> Option<&Device> {
+        match self.devices.as_slice() {
+            [device] if Some(device.number) == self.last.checked_add(1) => Some(device),
+            _ => None,
+        }
+    }
 }
 
 /// One byte of a database that says that work on a device was cut off.
@@ -43,22 +68,23 @@ pub struct Mark {
     pub to: u8,
 }
 
-/// Devices of `pool` that are numbered after the last snapshot and that
-/// containerd does not take for cut off by itself, lowest number first.
+/// Devices of `pool` that are numbered after the last snapshot and are not faulty.
 #[must_use]
-pub fn ahead(devices: &Bucket, pool: &str, last: u64) -> Vec<Device> {
-    let mut ahead: Vec<Device> = devices
-        .items
-        .iter()
-        .filter(|item| mark(item).is_some())
-        .filter_map(|item| {
-            let name = String::from_utf8(item.key.clone()).ok()?;
-            let number = name.strip_prefix(pool)?.strip_prefix("-snap-")?.parse().ok()?;
-            (number > last).then_some(Device { name, number })
-        })
-        .collect();
+pub fn ahead(devices: &Bucket, pool: &str, last: u64) -> Ahead {
+    let mut ahead: Vec<Device> = devices.items.iter().filter_map(|item| device(item, pool)).collect();
+    ahead.retain(|device| device.number > last);
     ahead.sort_by_key(|device| device.number);
-    ahead
+    Ahead { last, devices: ahead }
+}
+
+fn device(item: &Item, pool: &str) -> Option<Device> {
+    const FAULTY: u64 = 13;
+    let name = String::from_utf8(item.key.clone()).ok()?;
+    let number = name.strip_prefix(pool)?.strip_prefix("-snap-")?.parse().ok()?;
+    let record: serde_json::Value = serde_json::from_slice(&item.value).ok()?;
+    let id = record.get("device_id")?.as_u64()?;
+    (record.get("state")?.as_u64()? != FAULTY).then_some(())?;
+    Some(Device { name, number, id, is_final: mark(item).is_some() })
 }
 
 /// How the device with this name is marked as cut off.
@@ -104,11 +130,25 @@ mod tests {
 
     #[test]
     fn only_devices_after_the_last_snapshot_are_ahead_by_number_and_not_by_name() {
-        let devices = bucket(&[("p-snap-10", 4), ("p-snap-9", 10), ("p-snap-8", 4), ("other-snap-99", 4)]);
-        let numbers = |last| ahead(&devices, "p", last).iter().map(|it| it.number).collect::<Vec<_>>();
-        assert_eq!(numbers(8), [9, 10]);
-        assert_eq!(numbers(9), [10]);
-        assert_eq!(numbers(10), [0_u64; 0]);
+        let devices = bucket(&[("p-snap-10", 4), ("p-snap-9", 9), ("p-snap-8", 4), ("other-snap-99", 4)]);
+        let told = |last| {
+            let found = ahead(&devices, "p", last);
+            found.devices.iter().map(|it| (it.number, it.id, it.is_final)).collect::<Vec<_>>()
+        };
+        assert_eq!(told(8), [(9, 7, false), (10, 7, true)]);
+        assert_eq!(told(9), [(10, 7, true)]);
+        assert_eq!(told(10), []);
+        let faulty = bucket(&[("p-snap-10", 13)]);
+        assert_eq!(ahead(&faulty, "p", 9).devices, [], "containerd gives its name away");
+    }
+
+    #[test]
+    fn a_cut_leaves_the_next_device_and_no_other() {
+        let left = |names: &[(&str, u32)], last| ahead(&bucket(names), "p", last).left_over().cloned();
+        assert_eq!(left(&[("p-snap-10", 4)], 9).unwrap().number, 10);
+        assert_eq!(left(&[("p-snap-10", 4)], 8), None, "an older database of snapshots");
+        assert_eq!(left(&[("p-snap-10", 4), ("p-snap-11", 4)], 9), None);
+        assert_eq!(left(&[], 9), None);
     }
 
     #[test]

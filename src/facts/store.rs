@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Fact;
-use super::devices::Device;
+use super::devices::Ahead;
 
 /// The store as far as it matters for its repair.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,9 +31,8 @@ pub struct Store {
     pub aside: Vec<SetAside>,
     /// Earlier stores that lie on the disk.
     pub kept: Vec<Kept>,
-    /// Thin devices numbered after the last snapshot, which containerd would not
-    /// let go of by itself.
-    pub ahead: Fact<Vec<Device>>,
+    /// Thin devices that are ahead of the snapshots.
+    pub ahead: Fact<Ahead>,
     /// This boot.
     pub boot_id: Fact<String>,
     /// A time that is surely past, in seconds since 1970: a clock that jumped

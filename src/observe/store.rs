@@ -1,15 +1,16 @@
 //! containerd's store: its databases, what lies in it, and what is in the way of
 //! setting it aside.
 //!
-//! Owns reading a few pages of each database, and counting no more than it must:
-//! a store is large, and every pass looks at it. Decides nothing.
+//! Owns reading a few pages of each database, of devmapper also the records of its
+//! devices, and counting no more than it must: a store is large, and every pass
+//! looks at it. Decides nothing.
 
 use super::mounts::Mount;
 use super::text;
 use crate::facts::Fact;
 use crate::facts::bolt::tree::{self, Bucket, Found};
 use crate::facts::bolt::{self, Bytes};
-use crate::facts::devices::{self, Device};
+use crate::facts::devices::{self, Ahead};
 use crate::facts::storage::{Database, DatabaseState};
 use crate::facts::store::{Kept, Store};
 use crate::floor;
@@ -175,26 +176,24 @@ fn pool(inventory: &Inventory) -> Option<&str> {
     choice.pool.as_deref().filter(|_| choice.snapshotter == Snapshotter::Devmapper)
 }
 
-fn ahead(root: &Root, pool: Option<&str>) -> Fact<Vec<Device>> {
-    let Some(pool) = pool else { return Fact::Known(Vec::new()) };
+fn ahead(root: &Root, pool: Option<&str>) -> Fact<Ahead> {
+    let Some(pool) = pool else { return Fact::Known(Ahead::default()) };
     match devices_ahead(root, pool) {
-        Ok(Some((devices, _))) => Fact::Known(devices),
-        Ok(None) => Fact::unknown("a database of the snapshotter cannot be read"),
+        Ok(Some((ahead, _))) => Fact::Known(ahead),
+        Ok(None) => Fact::unknown("a database of the snapshotter is not there or cannot be read"),
         Err(error) => text::because(&error),
     }
 }
 
-/// Thin devices of `pool` that are numbered after the last snapshot, and the
-/// bucket that they are in; `None` where it is not known.
+/// Thin devices of `pool` that are ahead of the snapshots, and the bucket that
+/// they are in; `None` where a database is gone, empty or damaged.
 ///
 /// # Errors
 /// When a database cannot be read.
-pub fn devices_ahead(root: &Root, pool: &str) -> Result<Option<(Vec<Device>, Bucket)>, FileError> {
+pub fn devices_ahead(root: &Root, pool: &str) -> Result<Option<(Ahead, Bucket)>, FileError> {
     let Some(last) = last_snapshot(root)? else { return Ok(None) };
-    let found = match bucket(root, &devices::database(pool), &devices::DEVICES)? {
-        Found::Bucket(found) => found,
-        Found::Nothing => Bucket::default(),
-        Found::Unsound => return Ok(None),
+    let Some(found) = bucket(root, &devices::database(pool), &devices::DEVICES, true)? else {
+        return Ok(None);
     };
     // Meanwhile containerd may have made snapshots.
     let is_still = last_snapshot(root)? == Some(last);
@@ -203,17 +202,22 @@ pub fn devices_ahead(root: &Root, pool: &str) -> Result<Option<(Vec<Device>, Buc
 
 /// The number of the newest snapshot.
 fn last_snapshot(root: &Root) -> Result<Option<u64>, FileError> {
-    Ok(match bucket(root, &devices::database("metadata"), &devices::SNAPSHOTS)? {
-        Found::Bucket(found) => Some(found.sequence),
-        Found::Nothing => Some(0),
-        Found::Unsound => None,
-    })
+    let found = bucket(root, &devices::database("metadata"), &devices::SNAPSHOTS, false)?;
+    Ok(found.map(|bucket| bucket.sequence))
 }
 
-/// A bucket of a database; `Nothing` where there is no database or an empty one.
-fn bucket(root: &Root, path: &str, names: &[&str]) -> Result<Found, FileError> {
-    let Some(part) = Part::open(root, path)? else { return Ok(Found::Nothing) };
-    tree::bucket(&mut File(part), names)
+/// A bucket of a whole database; one that it does not have yet is empty.
+fn bucket(root: &Root, path: &str, names: &[&str], with_items: bool) -> Result<Option<Bucket>, FileError> {
+    let Some(part) = Part::open(root, path)? else { return Ok(None) };
+    let mut file = File(part);
+    if bolt::judge(&mut file)? != DatabaseState::Whole {
+        return Ok(None);
+    }
+    Ok(match tree::bucket(&mut file, names, with_items)? {
+        Found::Bucket(found) => Some(found),
+        Found::Nothing => Some(Bucket::default()),
+        Found::Unsound => None,
+    })
 }
 
 /// Stores that were set aside and lie there still.

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::facts::devices::Device as ThinDevice;
+use crate::facts::devices::{Ahead, Device as ThinDevice};
 use crate::facts::runtime::Unit;
 use crate::facts::storage::{Device, Look, Named, OverlayTest, Pool, Storage, StoreRoot, VolumeGroup};
 use crate::facts::{Fact, HostFacts};
@@ -256,8 +256,13 @@ fn with_devices(ahead: &[u64], containerd: &str) -> (Vec<PoolAct>, Vec<Finding>)
     let look = Look { named, pool: Fact::Known(Some(pool)), ..Look::default() };
     facts.storage.look = Fact::Known(look);
     facts.storage.choice = Fact::Known(Some(choice.clone()));
-    let device = |number: &u64| ThinDevice { name: format!("{POOL}-snap-{number}"), number: *number };
-    facts.storage.store.ahead = Fact::Known(ahead.iter().map(device).collect());
+    let device = |number: &u64| ThinDevice {
+        name: format!("{POOL}-snap-{number}"),
+        number: *number,
+        id: 3,
+        is_final: true,
+    };
+    facts.storage.store.ahead = Fact::Known(Ahead { last: 6, devices: ahead.iter().map(device).collect() });
     let unit = Unit { active: containerd.to_owned(), ..Unit::default() };
     facts.runtime.units.insert("containerd".to_owned(), Fact::Known(unit));
     let assignment = assignment("auto");
@@ -276,7 +281,7 @@ fn one_device_without_its_snapshot_is_let_go_where_containerd_does_not_run_and_t
     assert!(code(&found));
     let (acts, found) = with_devices(&[7], "active");
     assert!(acts.is_empty() && code(&found), "{acts:?}");
-    for ahead in [&[][..], &[7, 8]] {
+    for ahead in [&[][..], &[8], &[7, 8]] {
         let (acts, found) = with_devices(ahead, "inactive");
         assert!(acts.is_empty() && !code(&found), "{acts:?}");
     }

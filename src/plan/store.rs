@@ -3,7 +3,7 @@
 //! Owns what counts as damage: a database that cannot be opened, or one that is
 //! empty or gone while what it names is there (containerd starts on an empty
 //! `meta.db` without a word and deletes every blob; it never repairs a lost
-//! database of a snapshotter). Databases, blobs and snapshots go as one: each
+//! database of a snapshotter), or one that does not know what its pool holds. Databases, blobs and snapshots go as one: each
 //! alone is a mismatch for good. Plans no deletion, and no cure more often than
 //! once per boot and twice a day: damage that comes again is the disk's.
 
@@ -127,16 +127,15 @@ fn snapshotter_damage(storage: &Storage, name: &str) -> Option<String> {
     }
 }
 
-/// One device without its snapshot is what a power cut leaves; more are a
+/// One device without its snapshot is what a power cut leaves; others are a
 /// database that lost what it had.
 fn older(storage: &Storage, path: &str) -> Option<String> {
-    match storage.store.ahead.known()?.as_slice() {
-        [first, .., last] => Some(format!(
-            "{path} is older than the pool's own database: it does not know the devices from {} to {}",
-            first.name, last.name
-        )),
-        _ => None,
-    }
+    let ahead = storage.store.ahead.known()?;
+    let last = ahead.devices.last().filter(|_| ahead.left_over().is_none())?;
+    Some(format!(
+        "{path} is older than the pool's own database: it ends with snapshot {}, and there is {}",
+        ahead.last, last.name
+    ))
 }
 
 /// devmapper keeps one more database, named by its pool.
@@ -213,7 +212,8 @@ fn in_use(facts: &HostFacts, damage: &str) -> Option<Refusal> {
 }
 
 /// Whether containerd runs, as far as systemd tells.
-pub(super) fn runs(facts: &HostFacts) -> bool {
+#[must_use]
+pub fn runs(facts: &HostFacts) -> bool {
     facts.runtime.units.get("containerd").and_then(Fact::known).is_some_and(is_up)
 }
 

@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may stop at the first surprise")]
 
 use super::*;
-use crate::facts::devices::Device;
+use crate::facts::devices::{Ahead, Device};
 use crate::facts::storage::{Choice, Database};
 use crate::facts::store::SetAside;
 
@@ -220,12 +220,22 @@ fn a_database_that_lacks_more_devices_than_a_cut_leaves_is_damage_of_the_store()
     let databases = facts.storage.databases.known().cloned().unwrap();
     let more = Database { path: database, state: DatabaseState::Whole };
     facts.storage.databases = Fact::Known(databases.into_iter().chain([more]).collect());
-    let device = |number| Device { name: format!("vg0-thin-snap-{number}"), number };
-    facts.storage.store.ahead = Fact::Known(vec![device(4)]);
+    let ahead = |last, numbers: &[u64]| {
+        let device = |number: &u64| Device {
+            name: format!("vg0-thin-snap-{number}"),
+            number: *number,
+            id: 9,
+            is_final: true,
+        };
+        Fact::Known(Ahead { last, devices: numbers.iter().map(device).collect() })
+    };
+    facts.storage.store.ahead = ahead(3, &[4]);
     assert_eq!(decide(&facts), None);
-    facts.storage.store.ahead = Fact::Known(vec![device(4), device(5), device(6)]);
-    let refusal = stays(&facts);
-    assert!(refusal.reason.contains("from vg0-thin-snap-4 to vg0-thin-snap-6"), "{refusal}");
+    for (last, numbers) in [(3, &[4, 5, 6][..]), (2, &[6])] {
+        facts.storage.store.ahead = ahead(last, numbers);
+        let refusal = stays(&facts);
+        assert!(refusal.reason.contains("and there is vg0-thin-snap-6"), "{refusal}");
+    }
 }
 
 #[test]

@@ -17,6 +17,7 @@ use super::pool::record::{self, Ended};
 use super::turn;
 use crate::error::Chain;
 use crate::facts::{Fact, HostFacts};
+use crate::observe;
 use crate::plan::{CheckedPlan, PoolAct, PoolSpace, Refusal, pool, units};
 use crate::sys::{Root, clock};
 
@@ -53,18 +54,21 @@ pub(in crate::boot) async fn prepare(
     if order.observe_only || !agent.root.is_host() {
         return;
     }
+    let is_late = order.until == Until::Verified;
+    let is_due =
+        |planned: &&PoolAct| is_late || matches!(planned, PoolAct::Activate { .. } | PoolAct::Release { .. });
     let mut is_outdated = false;
-    for planned in &storage.acts {
-        let is_late = order.until == Until::Verified;
-        if !is_late && !matches!(planned, PoolAct::Activate { .. } | PoolAct::Release { .. }) {
-            break;
-        }
-        match carry_out(agent, planned, is_late).await {
+    for planned in storage.acts.iter().filter(is_due) {
+        match (carry_out(agent, planned, is_late).await, planned) {
+            (Ok(()), PoolAct::Release { .. }) => pass.facts.storage = observe::storage::again(&agent.root),
             // Also when it found the work done: the plan did not know.
-            Ok(()) => is_outdated = true,
-            Err(refusal) => {
+            (Ok(()), _) => is_outdated = true,
+            (Err(refusal), _) => {
                 pass.find(severity(planned, &pass.facts), refusal);
-                break;
+                // A device in the way of new snapshots is none in the way of the pool.
+                if !matches!(planned, PoolAct::Release { .. }) {
+                    break;
+                }
             }
         }
     }
@@ -178,7 +182,12 @@ fn held_back(last: Option<Ended>, name: &str, now_s: u64) -> Option<Refusal> {
     let refusal = last.refusal?;
     let tries = if name == REPAIR { 1 } else { TRIES };
     let is_final = name == REPAIR && refusal.code == "EB-pool-failed";
-    let pause = if last.is_late && name == ACTIVATE { SOON } else { LATER };
+    let pause = match name {
+        // Of milliseconds, and a person who stopped containerd for it waits.
+        RELEASE => 0,
+        ACTIVATE if last.is_late => SOON,
+        _ => LATER,
+    };
     let is_early = !last.is_open && now_s.saturating_sub(last.at_s) < pause;
     (last.tries >= tries || is_final || is_early).then_some(refusal)
 }

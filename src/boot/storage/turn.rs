@@ -12,7 +12,7 @@ use crate::error::Chain;
 use crate::facts::HostFacts;
 use crate::facts::devices::Device;
 use crate::facts::storage::{Choice, Look, Named};
-use crate::plan::{CheckedPlan, Inputs, PoolAct, snapshotter};
+use crate::plan::{self, CheckedPlan, Inputs, PoolAct, snapshotter};
 use crate::role::Snapshotter;
 use crate::sys::clock;
 use crate::sys::statefile::StateError;
@@ -166,18 +166,25 @@ pub(in crate::boot) fn tell(agent: &mut Agent, pass: &mut Pass) {
     }
 }
 
-/// Whether a device without a snapshot may be one that containerd is making.
+/// Whether a device without a snapshot may be one that a running containerd makes.
+/// What is not known in a pass is no news.
 fn is_making(since: &mut Option<(Device, Duration)>, facts: &HostFacts) -> bool {
     let now = clock::since_boot();
-    let device = facts.storage.store.ahead.known().and_then(|ahead| ahead.first());
-    let seen = since.take().filter(|(seen, _)| Some(seen) == device).map_or(now, |(_, at)| at);
-    *since = device.map(|device| (device.clone(), seen));
-    now.saturating_sub(seen) < MAKING
+    if let Some(ahead) = facts.storage.store.ahead.known() {
+        let device = ahead.left_over();
+        let seen = since.take().filter(|(seen, _)| Some(seen) == device).map_or(now, |(_, at)| at);
+        *since = device.map(|device| (device.clone(), seen));
+    }
+    let is_new = since.as_ref().is_none_or(|(_, seen)| now.saturating_sub(*seen) < MAKING);
+    is_new && plan::store::runs(facts)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::facts::Fact;
+    use crate::facts::devices::Ahead;
+    use crate::facts::runtime::Unit;
 
     fn looked(at: u64, pool: Option<&str>) -> Look {
         let named = Named { pool: pool.map(str::to_owned), ..Named::default() };
@@ -196,18 +203,27 @@ mod tests {
     #[test]
     fn a_device_counts_as_one_that_is_being_made_until_it_is_old() {
         let mut facts = HostFacts::default();
-        let device = |number| Device { name: format!("p-snap-{number}"), number };
-        facts.storage.store.ahead = crate::facts::Fact::Known(vec![device(4)]);
+        let unit = Unit { active: "active".to_owned(), ..Unit::default() };
+        facts.runtime.units.insert("containerd".to_owned(), Fact::Known(unit));
+        let ahead = |number: u64| {
+            let device = Device { name: format!("p-snap-{number}"), number, id: 3, is_final: true };
+            Fact::Known(Ahead { last: number - 1, devices: vec![device] })
+        };
+        facts.storage.store.ahead = ahead(4);
         let mut since = None;
         assert!(is_making(&mut since, &facts));
         // As if it had been seen long ago.
         since = since.map(|(device, at)| (device, at.saturating_sub(MAKING)));
         let is_old = clock::since_boot() >= MAKING;
         assert_eq!(is_making(&mut since, &facts), !is_old);
-        facts.storage.store.ahead = crate::facts::Fact::Known(vec![device(5)]);
+        facts.storage.store.ahead = Fact::unknown("written all the time");
+        assert_eq!(is_making(&mut since, &facts), !is_old);
+        facts.storage.store.ahead = ahead(5);
         assert!(is_making(&mut since, &facts), "another one");
-        facts.storage.store.ahead = crate::facts::Fact::Known(Vec::new());
-        assert!(is_making(&mut since, &facts) && since.is_none());
+        facts.runtime.units.clear();
+        assert!(!is_making(&mut since, &facts), "nobody makes anything");
+        facts.storage.store.ahead = Fact::Known(Ahead::default());
+        assert!(!is_making(&mut since, &facts) && since.is_none());
     }
 
     #[test]

@@ -12,9 +12,8 @@ const ELEMENT: usize = 16;
 const IS_BUCKET: u32 = 1;
 /// Length of a bucket's header; an inline page follows where it has no root.
 const BUCKET: usize = 16;
-/// Pages of one bucket, and bytes of one page, that are read at most.
-const PAGES: u32 = 4096;
-const PAGE: u64 = 16 << 20;
+/// Bytes of pages that are read at most.
+const MOST: u64 = 64 << 20;
 
 /// One bucket.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -30,7 +29,7 @@ pub struct Bucket {
 pub struct Item {
     /// Its name.
     pub key: Vec<u8>,
-    /// Its value; of a bucket in it the header.
+    /// Its value; of a bucket in it the header, and its page where that is inline.
     pub value: Vec<u8>,
     /// Where the value begins in the file.
     pub at: u64,
@@ -49,14 +48,15 @@ pub enum Found {
     Unsound,
 }
 
-/// The bucket that `path` leads to, from the root on.
+/// The bucket that `path` leads to, from the root on. Without `with_items` what is
+/// in it is not read.
 ///
 /// # Errors
 /// What the bytes could not be read for.
-pub fn bucket<B: Bytes>(bytes: &mut B, path: &[&str]) -> Result<Found, B::Error> {
+pub fn bucket<B: Bytes>(bytes: &mut B, path: &[&str], with_items: bool) -> Result<Found, B::Error> {
     for _ in 0..TRIES {
         let Some(meta) = newest(bytes)? else { return Ok(Found::Unsound) };
-        let found = Walk { bytes, meta, left: PAGES }.find(path)?;
+        let found = Walk { bytes, meta, left: MOST }.find(path, with_items)?;
         if newest(bytes)? == Some(meta) {
             return Ok(found.unwrap_or(Found::Unsound));
         }
@@ -67,29 +67,35 @@ pub fn bucket<B: Bytes>(bytes: &mut B, path: &[&str]) -> Result<Found, B::Error>
 struct Walk<'a, B> {
     bytes: &'a mut B,
     meta: Meta,
-    left: u32,
+    /// Bytes that may still be read.
+    left: u64,
 }
 
 impl<B: Bytes> Walk<'_, B> {
     /// `None`: a page is none, or there are too many.
-    fn find(mut self, path: &[&str]) -> Result<Option<Found>, B::Error> {
+    fn find(mut self, path: &[&str], with_items: bool) -> Result<Option<Found>, B::Error> {
         let Some(items) = self.leaves(self.meta.root)? else { return Ok(None) };
         let mut here = Bucket { sequence: 0, items };
-        for name in path {
+        for (depth, name) in path.iter().enumerate() {
             let is_it = |item: &&Item| item.is_bucket && item.key == name.as_bytes();
             let Some(item) = here.items.iter().find(is_it) else { return Ok(Some(Found::Nothing)) };
-            let Some(inner) = self.open(item)? else { return Ok(None) };
+            let is_read = with_items || depth + 1 < path.len();
+            let Some(inner) = self.open(item, is_read)? else { return Ok(None) };
             here = inner;
         }
         Ok(Some(Found::Bucket(here)))
     }
 
-    fn open(&mut self, item: &Item) -> Result<Option<Bucket>, B::Error> {
+    fn open(&mut self, item: &Item, is_read: bool) -> Result<Option<Bucket>, B::Error> {
         let Some((root, sequence)) = number64(&item.value, 0).zip(number64(&item.value, 8)) else {
             return Ok(None);
         };
         let items = match root {
-            0 => item.value.get(BUCKET..).and_then(|page| leaf(page, item.at + BUCKET as u64)),
+            _ if !is_read => Some(Vec::new()),
+            0 => {
+                let at = item.at.saturating_add(BUCKET as u64);
+                item.value.get(BUCKET..).and_then(|page| leaf(page, at))
+            }
             root => self.leaves(root)?,
         };
         Ok(items.map(|items| Bucket { sequence, items }))
@@ -115,14 +121,15 @@ impl<B: Bytes> Walk<'_, B> {
 
     /// A page with all that overflows it, and where it begins.
     fn page(&mut self, id: u64) -> Result<Option<(Vec<u8>, u64)>, B::Error> {
-        if id < 2 || id >= self.meta.high_water || self.left == 0 {
+        if id < 2 || id >= self.meta.high_water {
             return Ok(None);
         }
-        self.left -= 1;
         let at = id.saturating_mul(self.meta.page_size);
         let header = self.bytes.at(at, HEADER)?;
         let overflow = number32(&header, 12).map_or(0, u64::from);
-        let length = overflow.saturating_add(1).saturating_mul(self.meta.page_size).min(PAGE);
+        let length = overflow.saturating_add(1).saturating_mul(self.meta.page_size);
+        let Some(left) = self.left.checked_sub(length) else { return Ok(None) };
+        self.left = left;
         let page = self.bytes.at(at, usize::try_from(length).unwrap_or_default())?;
         Ok((number64(&page, 0) == Some(id)).then_some((page, at)))
     }

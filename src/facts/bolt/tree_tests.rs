@@ -73,7 +73,7 @@ fn bucket_of(root: u64, sequence: u64, inline: &[u8]) -> Vec<u8> {
 }
 
 fn found(file: &[u8], path: &[&str]) -> Found {
-    bucket(&mut Memory(file.to_vec()), path).unwrap()
+    bucket(&mut Memory(file.to_vec()), path, true).unwrap()
 }
 
 fn keys(found: Found) -> (u64, Vec<String>) {
@@ -102,6 +102,8 @@ fn an_inline_bucket_and_one_with_pages_are_read_and_tell_their_sequence() {
     assert_eq!(keys(found(&file, &["in"])), (7, vec!["a".into()]));
     assert_eq!(keys(found(&file, &["out"])), (9, vec!["b".into(), "c".into()]));
     assert_eq!(found(&file, &["none"]), Found::Nothing);
+    let alone = bucket(&mut Memory(file[..4 * SIZE].to_vec()), &["out"], false).unwrap();
+    assert_eq!(keys(alone), (9, vec![]), "its pages are not read");
     assert_eq!(found(&file, &["in", "a"]), Found::Nothing, "a value is no bucket");
     for path in [["in"], ["out"]] {
         let Found::Bucket(bucket) = found(&file, &path) else { panic!() };

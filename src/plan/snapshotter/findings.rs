@@ -152,19 +152,20 @@ fn pool_is_damaged(case: &Case<'_>, choice: &Choice) -> Option<Finding> {
     (found.mode == "fail" || stuck).then(|| failure(Refusal::new("EB-pool-failed", reason, next)))
 }
 
-/// What [`super::pool::acts`] does where containerd does not run.
+/// What is done about it where containerd does not run is [`pool::acts`]'s.
 fn device_is_ahead(case: &Case<'_>, choice: &Choice) -> Option<Finding> {
     let pool = choice.pool.as_deref()?;
-    let ahead = case.storage.store.ahead.known()?;
-    let [device] = ahead.as_slice() else { return None };
+    let device = case.storage.store.ahead.known()?.left_over()?;
     let reason = format!(
         "thin pool {pool}: {} was made for a snapshot that does not exist: no container and no image gets a new one",
         device.name
     );
-    let next = if case.is_running {
-        "it is let go before containerd's next start: reboot, or systemctl stop k3s k3s-agent containerd; edge-bootstrap apply"
-    } else {
-        "nothing: it is let go before containerd starts"
+    let next = match (case.is_running, device.is_final) {
+        (false, _) => "nothing: it is let go before containerd starts",
+        (true, false) => "systemctl restart containerd: it lets go of it when it starts",
+        (true, true) => {
+            "reboot the host, or: systemctl stop k3s k3s-agent containerd; edge-bootstrap apply lets it go and starts them"
+        }
     };
     Some(failure(Refusal::new("EB-pool-device", reason, next)))
 }

@@ -179,22 +179,20 @@ fn device_is_empty(case: &Case<'_>, path: &str) -> Result<(), Refusal> {
 /// What the pool of a kept choice needs before containerd starts.
 pub(super) fn acts(case: &Case<'_>, choice: &Choice) -> Vec<PoolAct> {
     let Some(pool) = choice.pool.clone() else { return Vec::new() };
-    let first = release(case, &pool);
-    let more = match state(case, &pool) {
+    let release = release(case, &pool).into_iter();
+    match state(case, &pool) {
         State::Unknown(_) => Vec::new(),
         State::Absent => create_again(case, &pool).into_iter().collect(),
-        State::Inactive => vec![PoolAct::Activate { pool }],
-        State::Up(found) => needs(case, found),
-    };
-    first.into_iter().chain(more).collect()
+        State::Inactive => [PoolAct::Activate { pool }].into_iter().chain(release).collect(),
+        State::Up(found) => release.chain(needs(case, found)).collect(),
+    }
 }
 
-/// containerd keeps its databases to itself while it runs, and a power cut leaves
-/// one device at most: it makes them one after the other.
+/// containerd keeps its databases to itself while it runs.
 fn release(case: &Case<'_>, pool: &str) -> Option<PoolAct> {
     let ahead = case.storage.store.ahead.known().filter(|_| !case.is_running)?;
-    let [device] = ahead.as_slice() else { return None };
-    Some(PoolAct::Release { pool: pool.to_owned(), device: device.name.clone() })
+    let device = ahead.left_over().filter(|device| device.is_final)?.name.clone();
+    Some(PoolAct::Release { pool: pool.to_owned(), device })
 }
 
 /// A pool that was never filled may be made once more; another one in place of

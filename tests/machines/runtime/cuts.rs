@@ -6,6 +6,7 @@
 
 use std::time::{Duration, Instant};
 
+use anyhow::Result;
 use edge_lab::{RootFs, say, wait_until};
 use sha2::{Digest as _, Sha256};
 
@@ -90,9 +91,7 @@ impl Campaign {
         for round in 1..=self.cuts {
             let is_first = round % 3 == 1;
             let moment = if is_first { self.cut_first_boot(round) } else { self.cut_running(round) };
-            let began = Instant::now();
-            self.room.machine.boot_no_wait().unwrap();
-            let well = self.room.wait_well(began);
+            let well = self.come_back();
             let shown = well.as_ref().map_or_else(|error| format!("NOT WELL: {error:#}"), describe);
             let of = format!("{} cut {round}/{}", self.room.snapshotter, self.cuts);
             say(&format!("{of} | {moment} | {shown}"));
@@ -109,6 +108,24 @@ impl Campaign {
             count(&wells)
         ));
         assert!(problems.is_empty(), "{}", problems.join("\n"));
+    }
+
+    /// Boots until all is well. An emulator that crashes is one cut more, told and not
+    /// counted.
+    fn come_back(&self) -> Result<Well> {
+        let mut crashes = 0;
+        loop {
+            let began = Instant::now();
+            self.room.machine.boot_no_wait()?;
+            let well = self.room.wait_well(began);
+            match &well {
+                Err(error) if self.room.machine.has_crashed() && crashes < 2 => {
+                    crashes += 1;
+                    say(&format!("the emulator crashed, one cut more: {error:#}"));
+                }
+                _ => return well,
+            }
+        }
     }
 
     /// The machine as it left the bench, cut in the middle of its work.

@@ -17,8 +17,10 @@ chmod 755 /var/tmp/real/hang
 mount --bind /var/tmp/real/hang "$(readlink -f /usr/sbin/mkfs.ext4)"
 rm -f /run/between
 "#;
-/// Begins a snapshot that comes no further than that.
+/// Begins a snapshot that comes no further than that. A container that nobody
+/// waits for any more keeps its device mounted.
 const BEGIN: &str = "systemctl stop lab-pods
+for task in $(ctr --namespace k8s.io tasks ls -q); do ctr --namespace k8s.io tasks rm --force $task; done
 systemd-run --quiet --unit=lab-prepare ctr --namespace k8s.io snapshots --snapshotter devmapper prepare between ''";
 /// The state of every device, by its name.
 const DEVICES: &str = "strings /var/lib/containerd/io.containerd.snapshotter.v1.devmapper/edge-thinpool.db | grep -o '\"name\":.*\"state\":[0-9]*' | sort -u | tail -n 20";
@@ -26,6 +28,7 @@ const ENDED: &str = "/run/edge-bootstrap/act-release-device.json";
 
 /// Leaves containerd between its two commits, with no other work.
 fn between(room: &Room) {
+    room.machine.sh(&format!("rm -f {ENDED}")).unwrap();
     room.machine.sh(HANG).unwrap();
     room.machine.sh(BEGIN).unwrap();
     let is_there = || Ok(room.machine.sh("test -e /run/between").ok());
@@ -60,7 +63,7 @@ fn a_device_that_was_left_without_its_snapshot_is_let_go_before_containerd_start
     between(&room);
     room.machine
         .sh("kill -9 \"$(systemctl show -P MainPID containerd)\"; systemctl stop k3s containerd; pkill -f '[r]eal/hang' || true
-             umount \"$(readlink -f /usr/sbin/mkfs.ext4)\"; rm -f /run/lab-pods/said")
+             umount --lazy \"$(readlink -f /usr/sbin/mkfs.ext4)\"; rm -f /run/lab-pods/said")
         .unwrap();
     room.machine.sh("edge-bootstrap apply").unwrap();
     say(&format!("killed: {}", released(&room)));

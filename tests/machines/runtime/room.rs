@@ -136,8 +136,8 @@ impl Room {
         let mut last = String::new();
         while let Some(missing) = self.missing().unwrap_or_else(|error| Some(format!("{error:#}"))) {
             last = missing;
-            if began.elapsed() > LONG {
-                bail!("not well after {LONG:?}: {last}\n{}", self.journal());
+            if began.elapsed() > LONG || !self.machine.is_on() {
+                bail!("not well after {:.0?}: {last}\n{}", began.elapsed(), self.journal());
             }
             std::thread::sleep(Duration::from_millis(500));
         }

@@ -310,6 +310,15 @@ impl Machine {
         self.process().as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
+    /// Whether QEMU itself crashed (under TCG a rare assertion of its own,
+    /// `iotlb_to_section`). A guest that panics or reboots ends it in good order.
+    #[must_use]
+    pub fn has_crashed(&self) -> bool {
+        use std::os::unix::process::ExitStatusExt as _;
+        let status = self.process().as_mut().and_then(|child| child.try_wait().ok().flatten());
+        status.is_some_and(|status| status.core_dumped() || status.signal() == Some(nix::libc::SIGABRT))
+    }
+
     /// What its serial console showed in this boot.
     #[must_use]
     pub fn console(&self) -> PathBuf {
