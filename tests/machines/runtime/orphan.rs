@@ -17,10 +17,11 @@ chmod 755 /var/tmp/real/hang
 mount --bind /var/tmp/real/hang "$(readlink -f /usr/sbin/mkfs.ext4)"
 rm -f /run/between
 "#;
-/// Begins a snapshot that comes no further than that. A container that nobody
-/// waits for any more keeps its device mounted.
-const BEGIN: &str = "systemctl stop lab-pods
-for task in $(ctr --namespace k8s.io tasks ls -q); do ctr --namespace k8s.io tasks rm --force $task; done
+/// Begins a snapshot that comes no further than that, when the last container has
+/// gone in good order: one that is killed keeps its device mounted.
+const BEGIN: &str = "systemctl kill --kill-whom=main --signal=STOP lab-pods
+until [ -z \"$(ctr --namespace k8s.io containers ls -q)\" ]; do sleep 0.5; done
+systemctl stop lab-pods
 systemd-run --quiet --unit=lab-prepare ctr --namespace k8s.io snapshots --snapshotter devmapper prepare between ''";
 /// The state of every device, by its name.
 const DEVICES: &str = "strings /var/lib/containerd/io.containerd.snapshotter.v1.devmapper/edge-thinpool.db | grep -o '\"name\":.*\"state\":[0-9]*' | sort -u | tail -n 20";
