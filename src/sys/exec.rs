@@ -3,15 +3,19 @@
 //! Owns a clean environment, a deadline and a limit on output. No shell, ever;
 //! no secret may be passed as an argument.
 
+use std::io;
 use std::process::Stdio;
 use std::time::Duration;
 
 use thiserror::Error;
 use tokio::io::AsyncReadExt as _;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 
 /// Largest output that is kept, in bytes.
 const MAX_OUTPUT: u64 = 4 * 1024 * 1024;
+/// How often a program that is open for writing is tried, and the pause after each.
+const BUSY_TRIES: u32 = 20;
+const BUSY_PAUSE: Duration = Duration::from_millis(10);
 /// Where programs are looked for.
 pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -61,7 +65,8 @@ pub fn is_installed(root: &super::Root, program: &str) -> bool {
 /// not an error here: only the caller knows what it means.
 pub async fn run(program: &str, args: &[&str], deadline: Duration) -> Result<Output, ExecError> {
     let start = |source| ExecError::Start { program: program.to_owned(), source };
-    let mut child = Command::new(program)
+    let mut command = Command::new(program);
+    command
         .args(args)
         .env_clear()
         .env("PATH", PATH)
@@ -69,9 +74,8 @@ pub async fn run(program: &str, args: &[&str], deadline: Duration) -> Result<Out
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(start)?;
+        .kill_on_drop(true);
+    let mut child = started(&mut command).await.map_err(start)?;
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let work = async {
         let (stdout, stderr, status) = tokio::join!(slurp(stdout), slurp(stderr), child.wait());
@@ -81,6 +85,20 @@ pub async fn run(program: &str, args: &[&str], deadline: Duration) -> Result<Out
         Ok(output) => output.map_err(start),
         Err(_) => Err(ExecError::Deadline { program: program.to_owned(), seconds: deadline.as_secs() }),
     }
+}
+
+/// A program that was written a moment ago may still be open in a child that
+/// another thread has forked and that has not become its own program yet.
+async fn started(command: &mut Command) -> io::Result<Child> {
+    for _ in 0..BUSY_TRIES {
+        match command.spawn() {
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => {
+                tokio::time::sleep(BUSY_PAUSE).await;
+            }
+            other => return other,
+        }
+    }
+    command.spawn()
 }
 
 async fn slurp(pipe: Option<impl tokio::io::AsyncRead + Unpin>) -> String {
@@ -108,6 +126,23 @@ mod tests {
     async fn a_hanging_program_is_killed_at_its_deadline() {
         let error = run("sleep", &["60"], Duration::from_millis(50)).await.unwrap_err();
         assert!(matches!(error, ExecError::Deadline { .. }));
+    }
+
+    #[tokio::test]
+    async fn a_program_that_is_still_open_for_writing_is_tried_until_it_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("program");
+        std::fs::write(&path, "#!/bin/sh\necho ran\n").unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let open = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
+        let program = path.to_str().unwrap();
+        let limit = Duration::from_secs(5);
+        assert!(run(program, &[], limit).await.is_err(), "it stays open");
+        let (ran, ()) = tokio::join!(run(program, &[], limit), async {
+            tokio::time::sleep(BUSY_PAUSE * 3).await;
+            drop(open);
+        });
+        assert_eq!(ran.unwrap().stdout, "ran\n");
     }
 
     #[tokio::test]
