@@ -149,11 +149,14 @@ fn is_page<B: Bytes>(bytes: &mut B, meta: Meta, id: u64, kinds: &[u16]) -> Resul
         return Ok(false);
     }
     let header = bytes.at(id.saturating_mul(meta.page_size), HEADER)?;
-    let kind = header.get(8..10).and_then(|kind| kind.try_into().ok()).map(u16::from_ne_bytes);
-    Ok(number64(&header, 0) == Some(id) && kind.is_some_and(|kind| kinds.contains(&kind)))
+    Ok(number64(&header, 0) == Some(id) && number16(&header, 8).is_some_and(|kind| kinds.contains(&kind)))
 }
 
 /// bbolt writes the numbers of the machine that it runs on.
+fn number16(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
+}
+
 fn number32(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }

@@ -4,7 +4,6 @@
 //! so a crash never leaves it behind.
 
 use std::fs::{File, OpenOptions};
-use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::time::Duration;
 
@@ -53,11 +52,14 @@ fn open(root: &Root, path: &str) -> Result<File, FileError> {
 }
 
 fn try_acquire(root: &Root, path: &str) -> Result<Option<Lock>, FileError> {
-    let failed = |error: io::Error| FileError::new("lock", path, error);
-    let file = open(root, path)?;
+    Ok(try_lock(open(root, path)?, path)?.map(Lock))
+}
+
+/// Locks a file that is open, unless somebody else has done so.
+pub(super) fn try_lock(file: File, path: &str) -> Result<Option<Flock<File>>, FileError> {
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(Some(Lock(lock))),
+        Ok(lock) => Ok(Some(lock)),
         Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
-        Err((_, errno)) => Err(failed(errno.into())),
+        Err((_, errno)) => Err(FileError::new("lock", path, errno.into())),
     }
 }

@@ -8,8 +8,9 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 
-use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::fcntl::{Flock, OFlag};
 
+use super::lock;
 use super::root::{FileError, Root};
 
 /// A file that nobody else has open under the same lock.
@@ -29,11 +30,7 @@ impl Patch {
         let mut options = OpenOptions::new();
         let options = options.read(true).write(true).custom_flags(OFlag::O_NOFOLLOW.bits());
         let file = options.open(root.path(path)).map_err(failed)?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(file) => Ok(Some(Self { file, path: path.to_owned() })),
-            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
-            Err((_, errno)) => Err(failed(errno.into())),
-        }
+        Ok(lock::try_lock(file, path)?.map(|file| Self { file, path: path.to_owned() }))
     }
 
     /// Puts `to` where `from` is, and syncs. `false`, and nothing is written,

@@ -63,6 +63,10 @@ pub struct Sink {
 }
 
 impl Sink {
+    fn of(file: File) -> Self {
+        Self { file, hash: Sha256::new(), size: 0, tag: None, unsynced: 0, floor: space::floor }
+    }
+
     /// Starts an empty file of mode 0600, over what an earlier try left.
     ///
     /// # Errors
@@ -71,7 +75,7 @@ impl Sink {
         let file =
             OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(root.path(path));
         let file = file.map_err(|error| FileError::new("write", path, error))?;
-        Ok(Self { file, hash: Sha256::new(), size: 0, tag: None, unsynced: 0, floor: space::floor })
+        Ok(Self::of(file))
     }
 
     /// Goes on with what an earlier try left, or starts an empty file. What is
@@ -83,7 +87,7 @@ impl Sink {
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let file = file.open(root.path(path)).map_err(|error| FileError::new("write", path, error))?;
-        Ok(Self { file, hash: Sha256::new(), size: 0, tag: None, unsynced: 0, floor: space::floor })
+        Ok(Self::of(file))
     }
 
     /// Reads what was there, so that it counts.

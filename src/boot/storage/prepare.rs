@@ -41,8 +41,8 @@ const REPAIR: &str = "repair-pool";
 const EXTEND: &str = "extend-pool";
 const RELEASE: &str = "release-device";
 
-/// Does what the plan says about the pool, in its order, to the first failure.
-/// Before READY only what containerd could not start on is mended; the rest has
+/// Does what the plan says about the pool, in its order, to the first failure; one
+/// to let go of a device ends nothing. Before READY only what containerd could not start on is mended; the rest has
 /// time until then.
 pub(in crate::boot) async fn prepare(
     agent: &mut Agent,

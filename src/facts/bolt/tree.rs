@@ -4,7 +4,7 @@
 //! internal/common/page.go, inode.go, bucket.go). Pure and total: whatever the
 //! bytes say, it ends, and takes a bounded part of them. Never writes.
 
-use super::{BRANCH, Bytes, HEADER, LEAF, Meta, TRIES, newest, number32, number64};
+use super::{BRANCH, Bytes, HEADER, LEAF, Meta, TRIES, newest, number16, number32, number64};
 
 /// Length of an element of a branch or leaf page, without its key and value.
 const ELEMENT: usize = 16;
@@ -168,10 +168,6 @@ fn item(page: &[u8], at: usize, from: u64) -> Option<Item> {
 fn elements(page: &[u8]) -> Option<impl Iterator<Item = usize>> {
     let count = usize::from(number16(page, 10)?);
     (HEADER + count * ELEMENT <= page.len()).then(|| (0..count).map(|index| HEADER + index * ELEMENT))
-}
-
-fn number16(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
 }
 
 #[cfg(test)]

@@ -164,7 +164,7 @@ fn device_is_ahead(case: &Case<'_>, choice: &Choice) -> Option<Finding> {
         (false, _) => "nothing: it is let go before containerd starts",
         (true, false) => "systemctl restart containerd: it lets go of it when it starts",
         (true, true) => {
-            "reboot the host, or: systemctl stop k3s k3s-agent containerd; edge-bootstrap apply lets it go and starts them"
+            "reboot the host, or: systemctl stop k3s k3s-agent containerd; edge-bootstrap apply; start them again"
         }
     };
     Some(failure(Refusal::new("EB-pool-device", reason, next)))

@@ -67,7 +67,7 @@ async fn free(pool: &str, device: &Device) -> String {
 }
 
 fn held(database: &str) -> Refusal {
-    let next = "reboot, or: systemctl stop k3s k3s-agent containerd; edge-bootstrap apply";
+    let next = "reboot, or: systemctl stop k3s k3s-agent containerd; edge-bootstrap apply; start them again";
     Refusal::new("EB-pool-device", format!("containerd has {database} open"), next)
 }
 
