@@ -35,13 +35,14 @@ const LAYERS: [(u8, &[&str]); 6] = [
             "inventory",
             "mirrors",
             "containerd",
+            "kube",
         ],
     ),
     (4, &["boot", "daemon", "gate", "hatches"]),
     (5, &["cli", "logging", "lib", "main"]),
 ];
 /// Records of L3 that the steps may share.
-const RECORDS: [&str; 10] = [
+const RECORDS: [&str; 11] = [
     "ledger",
     "identity",
     "hold",
@@ -52,6 +53,7 @@ const RECORDS: [&str; 10] = [
     "inventory",
     "mirrors",
     "containerd",
+    "kube",
 ];
 
 /// What only `sys` may do, by the words that say it in code.

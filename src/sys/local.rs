@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::{Client, redirect};
+use reqwest::{Client, header, redirect};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use thiserror::Error;
@@ -83,6 +83,40 @@ pub struct Answer {
     pub body: String,
 }
 
+/// What is done with the thing that a URL names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// Read it.
+    Get,
+    /// Make one below it.
+    Post,
+    /// Put another in its place.
+    Put,
+    /// Change some of its fields.
+    Patch,
+    /// Remove it.
+    Delete,
+}
+
+/// One request to a service on this host.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// What is done.
+    pub method: Method,
+    /// With what.
+    pub url: &'a str,
+    /// Media type and content of what is sent, where something is.
+    pub body: Option<(&'static str, &'a str)>,
+}
+
+impl<'a> Request<'a> {
+    /// Reads what `url` names.
+    #[must_use]
+    pub fn get(url: &'a str) -> Self {
+        Self { method: Method::Get, url, body: None }
+    }
+}
+
 /// `GET` of a plain URL on this host.
 ///
 /// # Errors
@@ -90,20 +124,20 @@ pub struct Answer {
 pub async fn get(url: &str, limit: Duration) -> Result<Answer, LocalError> {
     // The client wants a TLS configuration even where none is used.
     let trust = trust(url, rustls::RootCertStore::empty())?;
-    send(builder(limit).tls_backend_preconfigured(trust.with_no_client_auth()), url).await
+    send(builder(limit).tls_backend_preconfigured(trust.with_no_client_auth()), Request::get(url)).await
 }
 
-/// `GET` over TLS with a client certificate.
+/// One request over TLS with a client certificate.
 ///
 /// # Errors
 /// When the credentials are not usable or no whole answer comes within `limit`.
-pub async fn get_tls(
-    url: &str,
+pub async fn ask_tls(
+    request: Request<'_>,
     credentials: &Credentials<'_>,
     limit: Duration,
 ) -> Result<Answer, LocalError> {
-    let config = tls(url, credentials)?;
-    send(builder(limit).tls_backend_preconfigured(config), url).await
+    let config = tls(request.url, credentials)?;
+    send(builder(limit).tls_backend_preconfigured(config), request).await
 }
 
 /// Whether something accepts connections on the Unix socket at `path`.
@@ -123,9 +157,14 @@ fn builder(limit: Duration) -> reqwest::ClientBuilder {
     Client::builder().no_proxy().redirect(redirect::Policy::none()).timeout(limit)
 }
 
-async fn send(builder: reqwest::ClientBuilder, url: &str) -> Result<Answer, LocalError> {
+async fn send(builder: reqwest::ClientBuilder, request: Request<'_>) -> Result<Answer, LocalError> {
+    let url = request.url;
     let failed = |source| LocalError::Request { url: url.to_owned(), source };
-    let mut answer = builder.build().map_err(failed)?.get(url).send().await.map_err(failed)?;
+    let mut call = builder.build().map_err(failed)?.request(method(request.method), url);
+    if let Some((media_type, body)) = request.body {
+        call = call.header(header::CONTENT_TYPE, media_type).body(body.to_owned());
+    }
+    let mut answer = call.send().await.map_err(failed)?;
     let mut body = Vec::new();
     while let Some(chunk) = answer.chunk().await.map_err(failed)? {
         if body.len() + chunk.len() > MAX_BODY {
@@ -134,6 +173,16 @@ async fn send(builder: reqwest::ClientBuilder, url: &str) -> Result<Answer, Loca
         body.extend_from_slice(&chunk);
     }
     Ok(Answer { status: answer.status().as_u16(), body: String::from_utf8_lossy(&body).into_owned() })
+}
+
+fn method(method: Method) -> reqwest::Method {
+    match method {
+        Method::Get => reqwest::Method::GET,
+        Method::Post => reqwest::Method::POST,
+        Method::Put => reqwest::Method::PUT,
+        Method::Patch => reqwest::Method::PATCH,
+        Method::Delete => reqwest::Method::DELETE,
+    }
 }
 
 fn tls(url: &str, credentials: &Credentials<'_>) -> Result<rustls::ClientConfig, LocalError> {

@@ -10,7 +10,7 @@ use super::{Memory, NodeReady, Probe, Probing, State, containerd, parse_node};
 use crate::error::Chain;
 use crate::paths::K3S_DATA;
 use crate::plan::units::K3S;
-use crate::sys::local::{self, Answer, Credentials, LocalError};
+use crate::sys::local::{self, Answer, Credentials, LocalError, Request};
 use crate::sys::systemd::{SystemdError, UnitState};
 
 const LIMIT: Duration = Duration::from_secs(5);
@@ -132,7 +132,7 @@ async fn ask(probing: &Probing<'_>, url: &str, files: [&str; 3]) -> Result<Answe
         return Err((State::Unknown, "credentials are incomplete".to_owned()));
     };
     let credentials = Credentials { ca, certificate, key };
-    local::get_tls(url, &credentials, LIMIT).await.map_err(|error| failed(&error))
+    local::ask_tls(Request::get(url), &credentials, LIMIT).await.map_err(|error| failed(&error))
 }
 
 fn failed(error: &LocalError) -> Found {
