@@ -11,7 +11,7 @@
 //! | L0 words | `facts`, `wire`, `role`, `paths`, `error` | each other | I/O, async, clock |
 //! | L1 decisions | `config`, `plan` | L0 | I/O, async, clock, `sys` |
 //! | L2 hands | `sys` | nothing of ours | roles, k3s, settings |
-//! | L3 steps | `observe`, `enrol`, `apply`, `activate`, `verify`, `report`, and the records `allow`, `containerd`, `inventory`, `kube`, `ledger`, `identity`, `hold`, `lease`, `mirrors`, `floor`, `pause`, `renames` | L0 to L2 | each other; decisions about content |
+//! | L3 steps | `observe`, `enrol`, `apply`, `activate`, `verify`, `report`, and the records `allow`, `binary`, `containerd`, `inventory`, `kube`, `ledger`, `identity`, `hold`, `lease`, `mirrors`, `floor`, `pause`, `renames`, `reset` | L0 to L2 | each other; decisions about content |
 //! | L4 assembly | `boot`, `daemon`, `gate`, `hatches` | all above | arguments, printing |
 //! | L5 surface | `cli`, `logging` | all above | decisions about a host |
 //!
@@ -36,6 +36,8 @@ pub mod activate;
 pub mod allow;
 #[cfg(feature = "agent")]
 pub mod apply;
+#[cfg(feature = "agent")]
+pub mod binary;
 #[cfg(feature = "agent")]
 pub mod containerd;
 #[cfg(feature = "agent")]
@@ -64,6 +66,8 @@ pub mod pause;
 pub mod renames;
 #[cfg(feature = "agent")]
 pub mod report;
+#[cfg(feature = "agent")]
+pub mod reset;
 #[cfg(feature = "agent")]
 pub mod verify;
 

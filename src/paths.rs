@@ -3,6 +3,8 @@
 //! Owns names only; never opens anything. All are absolute as seen inside the
 //! root that `sys::Root` stands for.
 
+/// Directory of a foreign root with what files of a host do not tell.
+pub const FIXTURES: &str = "/.facts";
 /// Configuration of the package, merged first.
 pub const PACKAGE_CONFIG_DIR: &str = "/usr/lib/edge-bootstrap/config.d";
 /// Configuration of the operator, merged second.
@@ -28,11 +30,20 @@ pub const LEDGER: &str = "/var/lib/edge-bootstrap/ledger.json";
 pub const GENERATIONS: &str = "/var/lib/edge-bootstrap/generations";
 /// One directory per k3s version, holding the verified binary.
 pub const K3S_STORE: &str = "/var/lib/edge-bootstrap/k3s";
+/// Link to the directory of the version that was in force before this one.
+pub const K3S_PREVIOUS: &str = "/var/lib/edge-bootstrap/k3s/previous";
+/// Files that a person brought, by USB or from a peer: found by digest, whatever
+/// their names.
+pub const IMPORT: &str = "/var/lib/edge-bootstrap/import";
 /// Copies that a person may need again, server tokens among them.
 pub const BACKUP: &str = "/var/lib/edge-bootstrap/backup";
 /// Copy of the node's password, mode 0600: k3s's own lies outside its data
 /// directory and is lost with `/etc`.
 pub const NODE_PASSWORD_COPY: &str = "/var/lib/edge-bootstrap/backup/node-password";
+/// Files of a k3s that others installed, as they were before it was taken over.
+pub const ADOPTED_FILES: &str = "/var/lib/edge-bootstrap/backup/adopted";
+/// That a person had the k3s of others taken over, and when.
+pub const ADOPTED: &str = "/var/lib/edge-bootstrap/backup/adopted.json";
 /// Broken files are moved here; nothing is deleted.
 pub const QUARANTINE: &str = "/var/lib/edge-bootstrap/quarantine";
 /// What installed programs print as their version, by identity of the file.
@@ -43,6 +54,8 @@ pub const CONTAINERD_CHECKED: &str = "/var/lib/edge-bootstrap/containerd-checked
 pub const CONTAINERD_CANDIDATE: &str = "/run/edge-bootstrap/containerd-candidate.toml";
 /// Names that others gave this host, and who did.
 pub const RENAMES: &str = "/var/lib/edge-bootstrap/renames.json";
+/// How fast the disk of k3s's datastore was when it was measured last.
+pub const DATA_DISK: &str = "/var/lib/edge-bootstrap/data-disk";
 /// What containerd's store holds and what was decided about it.
 pub const INVENTORY: &str = "/var/lib/edge-bootstrap/inventory.json";
 /// Image archives by SHA-256, kept as what their images come back from.
@@ -83,6 +96,8 @@ pub const IMAGES_ENDLESS: &str = "/run/edge-bootstrap/images-endless";
 pub const LOCK: &str = "/run/edge-bootstrap/lock";
 /// Set by `pause`: observe and report, change nothing. Survives a reboot.
 pub const PAUSE: &str = "/var/lib/edge-bootstrap/pause.json";
+/// That a person resets this host, or has reset it.
+pub const RESET: &str = "/var/lib/edge-bootstrap/reset.json";
 /// Refusals of the gate that a person lets pass for a while. Survives a reboot.
 pub const ALLOW: &str = "/var/lib/edge-bootstrap/allow.json";
 /// What the gate let pass in this boot, written by the gate.
@@ -93,6 +108,8 @@ pub const MOTD: &str = "/run/motd.d/50-edge-bootstrap";
 pub const PEERS_ASKED: &str = "/run/edge-bootstrap/peers.json";
 /// How often the daemon was started in this boot.
 pub const STARTS: &str = "/run/edge-bootstrap/starts.json";
+/// A restart beside other servers that was begun, and whether the room's Lease is ours.
+pub const TURN: &str = "/var/lib/edge-bootstrap/turn.json";
 /// What was seen of our units in this boot, so that a person's stop is noticed.
 pub const UNITS: &str = "/run/edge-bootstrap/units.json";
 

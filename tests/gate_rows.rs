@@ -7,6 +7,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may stop at the first surprise")]
 #![allow(clippy::disallowed_methods, reason = "a test prepares its own files")]
 
+#[path = "gate_rows/binary.rs"]
+mod binary;
 #[path = "gate_rows/runtime.rs"]
 mod runtime;
 #[path = "gate_rows/tree.rs"]
@@ -14,7 +16,7 @@ mod tree;
 
 use std::os::unix::fs::symlink;
 
-use edge_bootstrap::{gate, identity, lease, observe};
+use edge_bootstrap::{gate, identity, lease, observe, reset};
 use serde_json::json;
 use tree::{Host, PEER, WAL};
 
@@ -281,6 +283,18 @@ fn identity_a_host_that_is_leaving_starts_nothing() {
     };
     member().pinned(leaving).refused("EB-retiring");
     Host::agent().pinned(leaving).refused("EB-retiring");
+}
+
+#[test]
+fn identity_a_host_whose_reset_was_cut_starts_nothing() {
+    let reset = |finished: bool| reset::Reset { number: 1, finished, ..reset::Reset::default() };
+    for host in [member(), Host::agent()] {
+        reset::record(&host.root, &reset(false)).unwrap();
+        host.refused("EB-resetting");
+        // Done, and its files are there again: a person brought it back by hand.
+        reset::record(&host.root, &reset(true)).unwrap();
+        host.goes();
+    }
 }
 
 // === no false refusal ===

@@ -31,7 +31,9 @@ const LAYERS: [(u8, &[&str]); 6] = [
             "floor",
             "pause",
             "allow",
+            "binary",
             "renames",
+            "reset",
             "inventory",
             "mirrors",
             "containerd",
@@ -42,7 +44,8 @@ const LAYERS: [(u8, &[&str]); 6] = [
     (5, &["cli", "logging", "lib", "main"]),
 ];
 /// Records of L3 that the steps may share.
-const RECORDS: [&str; 11] = [
+const RECORDS: [&str; 12] = [
+    "binary",
     "ledger",
     "identity",
     "hold",

@@ -267,6 +267,7 @@ fn filled() -> Status {
         pending_restarts: vec![PendingRestart {
             unit: text("k3s.service"),
             reason: text("node-label changed"),
+            waits_for: Some(text("server 172-16-36-2 must be healthy first: its Node is not Ready")),
         }],
         images: Some(Images { wanted: 2, imported: 1, now: Some(text("airgap.tar 61 % (12.3 MB/s)")) }),
         findings: FindingStatus::ALL.iter().map(finding).collect(),
@@ -316,6 +317,33 @@ fn a_status_with_a_claim_code_or_a_strange_word_does_not_fit() {
         let mut status = serde_json::to_value(filled()).unwrap();
         status[field] = value;
         assert!(!schema.is_valid(&status), "{field}");
+    }
+}
+
+// === reset ===
+
+#[test]
+fn what_a_reset_would_do_fits() {
+    use edge_bootstrap::boot::reset::{Item, Manifest, Wish};
+    use edge_bootstrap::plan::reset::processes::Process;
+    let item = Item { path: "/var/lib/kubelet".into(), bytes: 4096, why: String::new() };
+    let filled = Manifest {
+        number: 2,
+        identity: Some(edge_bootstrap::facts::runtime::PinnedIdentity::clone(
+            facts().runtime.identity.known().unwrap().as_ref().unwrap(),
+        )),
+        warnings: vec!["the only server".into()],
+        units: vec![("k3s.service".into(), "active/running".into())],
+        processes: vec![(Process { pid: 7, name: "k3s-server".into(), ..Process::default() }, "is k3s")],
+        mounts: vec!["/run/k3s".into()],
+        moved: vec![item.clone()],
+        removed: vec![item.clone()],
+        kept: vec![item],
+        ..Manifest::default()
+    };
+    for (manifest, kill_only) in [(filled, false), (Manifest::default(), true)] {
+        let printed = manifest.to_json(Wish { kill_only, forget: false });
+        assert_closed(&schema("reset.json"), &printed);
     }
 }
 

@@ -2,19 +2,23 @@
 //!
 //! Owns the rule that nothing becomes executable, or gets its final name,
 //! before its SHA-256 was right, and what is kept of a download that broke off:
-//! the next try goes on from there. How bytes travel is the caller's
-//! [`Download`].
+//! the next try goes on from there. A program is put in force only after it said
+//! who it is. How bytes travel is the caller's [`Download`].
 
 use std::io;
 
 use thiserror::Error;
 
+use super::program;
+use crate::binary;
 use crate::error::{Chain, ErrorKind};
-use crate::plan::PlannedArtifact;
+use crate::paths;
+use crate::plan::binary::Record;
+use crate::plan::{PlannedArtifact, PlannedLink};
 use crate::role::words::{ArtifactUrl, Sha256Hex};
 use crate::sys::root::FileError;
 use crate::sys::sink::{NoRoom, Sink};
-use crate::sys::{Root, atomic, fault, space};
+use crate::sys::{Root, atomic, fault, host, sink, space};
 
 /// Where a download stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +49,11 @@ pub trait Download {
         url: &str,
         sink: &mut Sink,
     ) -> impl Future<Output = Result<(), DownloadError>>;
+
+    /// A file with this digest that is on the host already, by its path.
+    fn at_hand(&self, _root: &Root, _sha256: &str) -> impl Future<Output = Option<String>> {
+        async { None }
+    }
 }
 
 /// A download that did not come to its end.
@@ -84,6 +93,14 @@ pub enum ArtifactError {
         /// What came stays for the next try.
         is_kept: bool,
     },
+    /// It has the right digest, and is not the program that was meant.
+    #[error("{title}: {why}; what was in force stays so")]
+    Unfit {
+        /// What it is.
+        title: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The file system said no.
     #[error(transparent)]
     File(#[from] FileError),
@@ -103,8 +120,14 @@ impl ArtifactError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::NoSource { .. } => ErrorKind::Transient,
-            Self::Full { .. } | Self::File(_) => ErrorKind::Environment,
+            Self::Full { .. } | Self::Unfit { .. } | Self::File(_) => ErrorKind::Environment,
         }
+    }
+
+    /// `EB-…`.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        if matches!(self, Self::Unfit { .. }) { "EB-k3s-unfit" } else { "EB-apply" }
     }
 }
 
@@ -125,21 +148,80 @@ pub struct Wanted<'a> {
     pub floor: fn(u64) -> u64,
 }
 
-/// Makes sure that the artifact lies at its place, with its digest beside it.
+/// Makes sure that the program lies at its place, with its record beside it. It
+/// comes under another name, is asked who it is, and only then takes its place.
 pub(super) async fn ensure(
     root: &Root,
     artifact: &PlannedArtifact,
     download: &impl Download,
 ) -> Result<(), ArtifactError> {
-    let PlannedArtifact { title, path, urls, sha256 } = artifact;
+    let PlannedArtifact { title, path, urls, sha256, .. } = artifact;
     let directory = path.rsplit_once('/').map_or("/", |(directory, _)| directory);
     root.make_dir(directory, 0o755)?;
-    let floor = space::program_floor;
-    bring(root, Wanted { title, path, mode: 0o755, urls, sha256, floor }, download).await?;
+    root.make_dir(paths::IMPORT, 0o700)?;
+    let new = format!("{path}.new");
+    let at = match already(root, [path, &new], sha256).await {
+        Some(at) => at.to_owned(),
+        None => {
+            let floor = space::program_floor;
+            bring(root, Wanted { title, path: &new, mode: 0o600, urls, sha256, floor }, download).await?;
+            new.clone()
+        }
+    };
+    atomic::publish(root, &at, &at, 0o755)?;
+    if let Err(why) = program::fits(root, artifact, &at).await {
+        if at == new {
+            // It stays for the next try, and nobody can start it.
+            atomic::publish(root, &new, &new, 0o600)?;
+        }
+        return Err(ArtifactError::Unfit { title: title.clone(), why });
+    }
+    put_in_place(root, (&at, path), sha256)
+}
+
+/// Where the file lies already: a cut came before its record was written, or it
+/// was refused before. One that cannot be read is none.
+async fn already<'a>(root: &Root, places: [&'a str; 2], sha256: &Sha256Hex) -> Option<&'a str> {
+    for place in places.into_iter().filter(|place| root.exists(place)) {
+        if sink::digest_beside(root, place).await.is_ok_and(|digest| digest == sha256.as_str()) {
+            return Some(place);
+        }
+    }
+    None
+}
+
+/// What had the place before is kept beside it: a person may have put it there.
+fn put_in_place(root: &Root, (at, path): (&str, &str), sha256: &Sha256Hex) -> Result<(), ArtifactError> {
+    if at != path && root.plain_size(path)?.is_some_and(|size| size > 0) {
+        root.hard_link(path, &format!("{path}.replaced"))?;
+    }
+    atomic::publish(root, at, path, 0o755)?;
     // The record comes last: a binary without it counts as absent.
     let _ = fault::point("artifact-published");
-    atomic::write(root, &format!("{path}.sha256"), format!("{sha256}\n").as_bytes(), 0o644)?;
+    let record = Record {
+        sha256: sha256.to_string(),
+        seen: binary::seen(root, path)?,
+        boot_id: host::boot_id(root).unwrap_or_default(),
+    };
+    binary::store(root, path, &record)?;
     Ok(())
+}
+
+/// Before another version comes into force, the one before it is noted: it is
+/// what a way back needs, and stays.
+pub(super) fn keep_previous(root: &Root, link: &PlannedLink) -> Result<(), FileError> {
+    let version = |target: &str| {
+        let version = target.strip_prefix(paths::K3S_STORE)?.strip_prefix('/')?.strip_suffix("/k3s")?;
+        (!version.contains('/')).then(|| version.to_owned())
+    };
+    if link.path != paths::K3S_LINK {
+        return Ok(());
+    }
+    let now = root.read_link(&link.path)?.filter(|now| *now != link.target);
+    match now.as_deref().and_then(version) {
+        Some(version) => atomic::link(root, paths::K3S_PREVIOUS, &version).map(|_| ()),
+        None => Ok(()),
+    }
 }
 
 /// Brings the file and gives it its name. What came of a broken download stays
@@ -151,8 +233,9 @@ pub async fn bring(root: &Root, wanted: Wanted<'_>, download: &impl Download) ->
     let part = format!("{}.part", wanted.path);
     let mut tried = Vec::new();
     let mut is_wrong = false;
-    for url in wanted.urls {
-        match attempt(root, wanted, url.as_str(), download).await {
+    let at_hand = download.at_hand(root, wanted.sha256.as_str()).await.map(|path| format!("file://{path}"));
+    for url in at_hand.as_deref().into_iter().chain(in_order(root, wanted)) {
+        match attempt(root, wanted, url, download).await {
             Ok(()) => {
                 atomic::publish(root, &part, wanted.path, wanted.mode)?;
                 root.remove_file(&tag_file(&part))?;
@@ -168,6 +251,15 @@ pub async fn bring(root: &Root, wanted: Wanted<'_>, download: &impl Download) ->
         }
     }
     Err(ArtifactError::NoSource { title: wanted.title.to_owned(), tried, is_wrong })
+}
+
+/// The URL that an earlier try got something from goes first: any other might
+/// begin anew, and a list with a bad one in it would never come to its end.
+fn in_order<'a>(root: &Root, wanted: Wanted<'a>) -> Vec<&'a str> {
+    let tag = root.read_text(&tag_file(&format!("{}.part", wanted.path))).ok().flatten().unwrap_or_default();
+    let mut urls: Vec<&str> = wanted.urls.iter().map(ArtifactUrl::as_str).collect();
+    urls.sort_by_key(|url| Some(*url) != tag.lines().next());
+    urls
 }
 
 /// What came stays only while it takes nothing of what must stay free, and could
@@ -211,7 +303,9 @@ async fn attempt(root: &Root, wanted: Wanted<'_>, url: &str, download: &impl Dow
         return Ok(sink.sync().await?);
     }
     let came = fill(root, (wanted.title, url), &mut sink, download).await;
-    remember_tag(root, &part, &sink)?;
+    if sink.size != had {
+        remember_tag(root, &part, (url, &sink))?;
+    }
     came?;
     if had > 0 && !sink.is(wanted.sha256.as_str()) {
         sink.clear()?;
@@ -245,7 +339,8 @@ async fn fill(
 async fn take_up(root: &Root, part: &str) -> Result<Sink, Why> {
     let mut sink = Sink::resume(root, part)?;
     sink.catch_up().await?;
-    sink.tag = root.read_text(&tag_file(part)).ok().flatten().filter(|_| sink.size > 0);
+    let tag = root.read_text(&tag_file(part)).ok().flatten().filter(|_| sink.size > 0);
+    sink.tag = tag.and_then(|tag| tag.lines().nth(1).map(str::to_owned)).filter(|tag| !tag.is_empty());
     Ok(sink)
 }
 
@@ -253,11 +348,13 @@ fn tag_file(part: &str) -> String {
     format!("{part}.tag")
 }
 
-fn remember_tag(root: &Root, part: &str, sink: &Sink) -> Result<(), FileError> {
-    match &sink.tag {
-        Some(tag) => atomic::write(root, &tag_file(part), tag.as_bytes(), 0o600).map(|_| ()),
-        None => root.remove_file(&tag_file(part)).map(|_| ()),
+/// Where it came from, and which version of the file it is of.
+fn remember_tag(root: &Root, part: &str, (url, sink): (&str, &Sink)) -> Result<(), FileError> {
+    if sink.size == 0 {
+        return root.remove_file(&tag_file(part)).map(|_| ());
     }
+    let text = format!("{url}\n{}", sink.tag.as_deref().unwrap_or_default());
+    atomic::write(root, &tag_file(part), text.as_bytes(), 0o600).map(|_| ())
 }
 
 fn drop_part(root: &Root, part: &str) -> Result<(), FileError> {
@@ -419,6 +516,26 @@ mod tests {
                 error.to_string().contains(&format!("{needed} bytes more are needed, {free} of {total}"))
             );
         }
+    }
+
+    #[test]
+    fn the_version_before_is_noted_once_another_one_comes() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        for path in ["/usr/local/bin", paths::K3S_STORE] {
+            root.make_dir(path, 0o755).unwrap();
+        }
+        let previous = || root.read_link(paths::K3S_PREVIOUS).unwrap();
+        let mut noted = Vec::new();
+        for target in ["/opt/k3s", "v1.35.1+k3s1", "v1.35.1+k3s1", "v1.36.2+k3s1", "v1.36.2+k3s1"] {
+            let target = if target.starts_with('/') { target.to_owned() } else { paths::k3s_binary(target) };
+            let link = PlannedLink { path: paths::K3S_LINK.to_owned(), target, reason: String::new() };
+            keep_previous(&root, &link).unwrap();
+            atomic::link(&root, &link.path, &link.target).unwrap();
+            noted.push(previous());
+        }
+        assert_eq!(noted[..3], [None, None, None]);
+        assert_eq!(noted[3..], [Some("v1.35.1+k3s1".to_owned()), Some("v1.35.1+k3s1".to_owned())]);
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod artifact;
 pub mod aside;
 mod generations;
 mod mend;
+mod program;
 pub mod retire;
 mod rollback;
 mod store;
@@ -54,6 +55,15 @@ impl ApplyError {
             Self::Artifact(error) => error.kind(),
             Self::State(_) | Self::File(_) => ErrorKind::Environment,
             Self::Fault(..) => ErrorKind::Bug,
+        }
+    }
+
+    /// `EB-…`.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Artifact(error) => error.code(),
+            _ => "EB-apply",
         }
     }
 }
@@ -155,6 +165,7 @@ fn make_links(root: &Root, plan: &Plan, applied: &mut Applied) -> Result<(), App
             root.ensure_dir(directory)?;
         }
         set_aside(root, &link.path)?;
+        artifact::keep_previous(root, link)?;
         let change = atomic::link(root, &link.path, &link.target)?;
         applied.note(&link.path, change);
     }

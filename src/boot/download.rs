@@ -1,7 +1,8 @@
 //! How artifacts travel.
 //!
 //! Owns the client for them: anybody may answer, because only the signed
-//! digest decides what is used. Remembers what found no room, and lets it rest.
+//! digest decides what is used. What a person brought comes before every URL.
+//! Remembers what found no room, and lets it rest.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -10,10 +11,13 @@ use std::time::Duration;
 use std::{error, io};
 
 use crate::apply::{Download, DownloadError, Progress, fullness};
+use crate::binary;
 use crate::enrol::{CentralSettings, Source};
-use crate::sys::clock;
+use crate::paths::IMPORT;
+use crate::plan::binary::Seen;
 use crate::sys::http::{Client, HttpError, Proof, Settings};
-use crate::sys::sink::{NoRoom, Sink};
+use crate::sys::sink::{self, NoRoom, Sink};
+use crate::sys::{Root, clock};
 
 /// Longest pause between two pieces.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -42,9 +46,13 @@ impl Watcher for Quiet {
 /// that is known.
 type Rest = (Duration, Option<NoRoom>);
 
-/// URLs whose files found no room. Copies share one memory.
+/// URLs whose files found no room, and the digests of what lies in the import
+/// directory. Copies share one memory.
 #[derive(Debug, Clone, Default)]
-pub struct Rests(Rc<RefCell<BTreeMap<String, Rest>>>);
+pub struct Rests(Rc<RefCell<BTreeMap<String, Rest>>>, Rc<RefCell<Digests>>);
+
+/// SHA-256 by name of the file and by how it looked when it was hashed.
+type Digests = BTreeMap<String, (Seen, String)>;
 
 impl Rests {
     /// Fails as the last try did, while `url` rests.
@@ -61,6 +69,29 @@ impl Rests {
         rests.retain(|_, (until, _)| now < *until);
         rests.insert(url.to_owned(), (now + REST, no_room));
     }
+
+    /// The file of this digest in the import directory. Each file there is hashed
+    /// once, whatever its name.
+    async fn imported(&self, root: &Root, sha256: &str) -> Option<String> {
+        for name in root.list(IMPORT).unwrap_or_default() {
+            let path = format!("{IMPORT}/{name}");
+            if self.digest(root, &path).await.is_some_and(|digest| digest == sha256) {
+                return Some(path);
+            }
+        }
+        None
+    }
+
+    async fn digest(&self, root: &Root, path: &str) -> Option<String> {
+        let seen = binary::seen(root, path).ok()??;
+        let known = self.1.borrow().get(path).filter(|(then, _)| *then == seen).cloned();
+        if let Some((_, digest)) = known {
+            return Some(digest);
+        }
+        let digest = sink::digest_beside(root, path).await.ok()?;
+        self.1.borrow_mut().insert(path.to_owned(), (seen, digest.clone()));
+        Some(digest)
+    }
 }
 
 /// Brings artifacts over HTTPS.
@@ -69,6 +100,7 @@ pub struct Downloader<'a> {
     client: Result<Client, String>,
     watcher: &'a dyn Watcher,
     rests: Rests,
+    patience: Duration,
 }
 
 type Why = Box<dyn error::Error + Send + Sync>;
@@ -90,7 +122,13 @@ impl<'a> Downloader<'a> {
             believable: None,
         };
         let client = Client::new(&settings).map_err(|error| error.to_string());
-        Self { client, watcher, rests: Rests::default() }
+        Self { client, watcher, rests: Rests::default(), patience: PATIENCE }
+    }
+
+    /// Waits for at most this long for the next piece.
+    #[must_use]
+    pub fn patient(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// Uses a memory that lives longer than this.
@@ -101,11 +139,11 @@ impl<'a> Downloader<'a> {
 
     async fn bring(&self, title: &str, url: &str, sink: &mut Sink) -> Result<(), Why> {
         let client = self.client.as_ref().map_err(|text| text.clone())?;
-        let mut download = client.download_rest(url, (sink.size, sink.tag.as_deref()), PATIENCE).await?;
+        let mut download = client.download_rest(url, (sink.size, sink.tag.as_deref()), self.patience).await?;
         if download.status() == 416 && sink.size > 0 {
             // What an earlier try left is longer than the file.
             sink.clear()?;
-            download = client.download_rest(url, (0, None), PATIENCE).await?;
+            download = client.download_rest(url, (0, None), self.patience).await?;
         }
         match download.status() {
             206 if download.begins_at() == sink.size => {}
@@ -144,6 +182,10 @@ impl Download for Downloader<'_> {
         }
         brought.map_err(failed)
     }
+
+    async fn at_hand(&self, root: &Root, sha256: &str) -> Option<String> {
+        self.rests.imported(root, sha256).await
+    }
 }
 
 #[cfg(test)]
@@ -156,7 +198,6 @@ mod tests {
 
     use super::*;
     use crate::apply::{self, ArtifactError, Wanted};
-    use crate::sys::Root;
 
     /// Answers everybody with a file that no disk has room for; counts them.
     fn server() -> (String, Arc<AtomicUsize>) {

@@ -71,6 +71,10 @@ pub struct Agent {
     pub time: super::Remembered,
     /// What looks at containerd remember.
     pub containerd: crate::verify::Memory,
+    /// What passes remember of the room's manifests.
+    pub manifests: super::manifests::Memory,
+    /// What passes remember of the room's Lease.
+    pub turn: super::turn::Memory,
     /// What passes remember of downloads that found no room.
     pub rests: super::Rests,
     /// Tells how a download goes.
@@ -98,6 +102,8 @@ impl Agent {
             storage: super::storage::Memory::default(),
             time: super::Remembered::default(),
             containerd: crate::verify::Memory::default(),
+            manifests: super::manifests::Memory::default(),
+            turn: super::turn::Memory::default(),
             rests: super::Rests::default(),
             watcher: Box::new(super::Quiet),
         })

@@ -7,22 +7,28 @@
 
 pub mod act;
 pub mod address;
+pub mod adopt;
+mod binary;
 pub mod containerd;
+mod disk;
 mod download;
 mod health;
 pub mod host;
 pub mod images;
+pub mod manifests;
 mod mend;
 mod mirrors;
 mod peers;
 mod record;
 mod renames;
+pub mod reset;
 mod retire;
 mod steps;
 pub mod storage;
 mod store;
 pub mod summary;
 mod time;
+pub mod turn;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -126,6 +132,8 @@ pub struct Pass {
     pub steps_ms: BTreeMap<String, u64>,
     /// The plan was rolled back before and is not tried again.
     pub blocked: bool,
+    /// What a restart that is due waits for.
+    pub turn: Option<crate::plan::turn::Wait>,
     /// Something was pinned that the next plan depends on.
     pub again: bool,
 }
@@ -154,7 +162,9 @@ pub async fn pass(agent: &mut Agent, order: Order) -> Pass {
 
 async fn line(agent: &mut Agent, order: Order, pass: &mut Pass) -> Result<(), Stop> {
     steps::observe(agent, pass).await;
+    reset::stands(agent)?;
     mend::findings(pass);
+    binary::look(agent, order, pass).await;
     store::findings(pass);
     address::notice(agent, pass);
     // Before anything is asked or taken up in the name of the pinned identity.
@@ -167,8 +177,10 @@ async fn line(agent: &mut Agent, order: Order, pass: &mut Pass) -> Result<(), St
     peers::note_epoch(agent, order, pass)?;
     mirrors::notice(order, pass);
     storage::look(agent, order, pass).await;
+    disk::measure(agent, order, pass).await;
     let plan = steps::plan(agent, pass)?;
     containerd::notice(agent, pass);
+    steps::tell_token(pass);
     if order.observe_only {
         return steps::verify(agent, &plan, pass).await;
     }
@@ -182,13 +194,18 @@ async fn line(agent: &mut Agent, order: Order, pass: &mut Pass) -> Result<(), St
     address::settle(agent, order, &plan, pass).await?;
     // After the address was put in place, and before anything is started.
     peers::ask(agent, pass).await?;
+    manifests::before_start(agent, pass);
     if order.until == Until::Ready {
         return Ok(());
     }
     steps::start(agent, &plan, pass).await?;
+    turn::take(agent, &plan, pass).await?;
     address::watch(agent, &plan, pass);
     steps::verify(agent, &plan, pass).await?;
     health::remember(agent);
+    binary::tidy(agent, &plan, pass);
+    turn::end(agent, &plan, pass).await;
+    manifests::keep(agent, &plan, pass).await;
     record::learn(agent, &plan, pass).await
 }
 
@@ -211,6 +228,13 @@ impl Pass {
     #[must_use]
     pub fn is_quarantined(&self) -> bool {
         self.stop.as_ref().is_some_and(|stop| stop.why.code == "EB-copied-disk")
+    }
+
+    /// Whether a person has reset this host, or does so now: it is in no cluster
+    /// and claims nothing before a person says so.
+    #[must_use]
+    pub fn is_reset(&self) -> bool {
+        self.stop.as_ref().is_some_and(|stop| matches!(stop.why.code.as_str(), "EB-reset" | "EB-resetting"))
     }
 
     /// Whether the node is not healthy yet because k3s has only just started:

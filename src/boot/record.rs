@@ -103,7 +103,11 @@ pub(super) async fn learn(agent: &mut Agent, checked: &CheckedPlan, pass: &mut P
 }
 
 async fn good(agent: &Agent, checked: &CheckedPlan, pass: &mut Pass) -> Result<(), Stop> {
-    ledger::record(&agent.root, current(agent).as_ref(), Event::Verified).map_err(|error| state(&error))?;
+    // What waits for its restart has not shown yet that it is good.
+    if checked.plan().units.iter().all(|unit| unit.restart_pending.is_none()) {
+        ledger::record(&agent.root, current(agent).as_ref(), Event::Verified)
+            .map_err(|error| state(&error))?;
+    }
     let Some(pinned) = &checked.plan().identity else { return Ok(()) };
     pass.facts.runtime.k3s = observe::k3s::observe(&agent.root).await;
     let is_first = pinned.joined.is_none();

@@ -161,6 +161,14 @@ fn planned(agent: &Agent, pass: &Pass) -> Result<(CheckedPlan, diff::Changes), S
     Ok((checked, changes))
 }
 
+/// What a person must do about a server token that the cluster does not have yet.
+pub(super) fn tell_token(pass: &mut Pass) {
+    let duty = pass.assignment.as_ref().and_then(|assignment| assignment.duty.as_ref());
+    if let Some(finding) = duty.and_then(|duty| plan::tokens::finding(&pass.facts, duty)) {
+        pass.find(Severity::Warn, finding);
+    }
+}
+
 fn plan_waits(waiting: &WaitingOn) -> Stop {
     let kind = if waiting.holds_k3s() { StopKind::Held } else { StopKind::Waiting };
     Stop { why: waiting.words(), kind }
@@ -206,7 +214,7 @@ pub(super) async fn apply(
     let downloader = Downloader::new(&source, agent.watcher.as_ref()).resting(&agent.rests);
     let root = agent.root.clone();
     let fetched = timed(pass, "apply", apply::fetch(&root, checked, &downloader)).await;
-    fetched.map_err(|error| failed("EB-apply", &error))?;
+    fetched.map_err(|error| failed(error.code(), &error))?;
     retire::leave(agent, order, checked, pass).await?;
     // A leave writes there that nothing of the old life may be put back.
     let ledger = if checked.plan().retirement.is_some() { record::load(agent, pass) } else { ledger };

@@ -90,7 +90,10 @@ fn units(status: &mut Status, pass: &Pass) {
         })
         .collect();
     let pending = pass.changes.iter().flat_map(|changes| &changes.pending);
-    status.pending_restarts = pending.map(PendingRestart::from).collect();
+    let waits_for = pass.turn.as_ref().map(|wait| wait.reason.clone());
+    let pending = pending.map(PendingRestart::from);
+    status.pending_restarts =
+        pending.map(|restart| PendingRestart { waits_for: waits_for.clone(), ..restart }).collect();
     status.versions.insert("edge-bootstrap".to_owned(), env!("CARGO_PKG_VERSION").to_owned());
     if let Some(version) = runtime.k3s.version.known().cloned().flatten() {
         status.versions.insert("k3s".to_owned(), version);
@@ -122,7 +125,7 @@ fn phase(pass: &Pass, beside: &Beside) -> Phase {
         return match stop.kind {
             StopKind::NotConfigured => Phase::NotConfigured,
             StopKind::Approval => Phase::PendingApproval,
-            StopKind::Waiting if pass.assignment.is_none() => Phase::Enrolling,
+            StopKind::Waiting if pass.assignment.is_none() && !pass.is_reset() => Phase::Enrolling,
             StopKind::Waiting => Phase::Waiting,
             StopKind::Held => Phase::Held,
             StopKind::Failed => Phase::Failed,

@@ -14,8 +14,9 @@ use crate::boot::{self, Agent, Downloader, Order, Pass, StopKind, Until};
 use crate::enrol::Source;
 use crate::report::status::{self, Status};
 use crate::report::{self};
-use crate::sys::{host, lock};
-use crate::{activate, hatches, hold, ledger, paths, pause};
+use crate::sys::lock::Lock;
+use crate::sys::{Root, host, lock};
+use crate::{activate, hatches, hold, ledger, paths, pause, reset};
 
 /// How long the central service may be asked in one pass.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -26,7 +27,7 @@ const BUDGET: Duration = Duration::from_secs(600);
 /// Between two looks.
 const PAUSE: Duration = Duration::from_secs(2);
 /// `EX_TEMPFAIL` of sysexits.
-const WAITING: u8 = 75;
+pub(super) const WAITING: u8 = 75;
 
 pub async fn run(common: &Common) -> anyhow::Result<u8> {
     let mut agent = common.agent()?;
@@ -36,10 +37,24 @@ pub async fn run(common: &Common) -> anyhow::Result<u8> {
     if let Some(pause) = pause::current(&agent.root, agent.clock) {
         anyhow::bail!("paused by {}: {}; `edge-bootstrap resume` ends it", pause.by, pause.reason);
     }
-    let Some(lock) = lock::acquire(&agent.root, paths::LOCK, LOCK_PATIENCE).await? else {
+    match lock(&agent.root).await? {
+        Some(lock) => with_lock(agent, lock).await,
+        None => Ok(WAITING),
+    }
+}
+
+/// Waits for the end of another pass; `None`, and said so, when there is none.
+pub(super) async fn lock(root: &Root) -> anyhow::Result<Option<Lock>> {
+    root.make_dir(paths::RUN_DIR, 0o755)?;
+    let lock = lock::acquire(root, paths::LOCK, LOCK_PATIENCE).await?;
+    if lock.is_none() {
         output::note("another pass is running and did not end within 120 s");
-        return Ok(WAITING);
-    };
+    }
+    Ok(lock)
+}
+
+/// Passes until the host is what it shall be, under a lock that is held already.
+pub(super) async fn with_lock(mut agent: Agent, lock: Lock) -> anyhow::Result<u8> {
     start_afresh(&agent)?;
     let pass = converge(&mut agent).await;
     publish(&agent, &pass);
@@ -72,6 +87,7 @@ async fn bring_images(agent: &Agent, pass: &Pass) -> u8 {
 /// A person asks: what was left alone and what failed is tried again.
 fn start_afresh(agent: &Agent) -> anyhow::Result<()> {
     activate::forget(&agent.root)?;
+    reset::end(&agent.root)?;
     let now = ledger::load(&agent.root)?.value();
     ledger::record(&agent.root, now.as_ref(), ledger::Event::Forgiven)?;
     boot::containerd::forget(&agent.root);

@@ -13,8 +13,8 @@ use toml::Value;
 use super::{Common, output};
 use crate::boot;
 use crate::enrol::{Outcome, Waiting};
-use crate::paths;
 use crate::sys::{Root, atomic, host};
+use crate::{paths, reset};
 
 /// What this verb writes.
 const DROP_IN: &str = "/etc/edge-bootstrap/config.d/50-enrol.toml";
@@ -54,6 +54,7 @@ pub async fn run(common: &Common, args: &EnrolArgs) -> anyhow::Result<u8> {
     write(&root, args, token.as_deref())?;
     let mut agent = common.agent()?;
     root.make_dir(paths::STATE_DIR, 0o700)?;
+    reset::end(&root)?;
     let facts = boot::facts(&root).await;
     agent.introduce(&facts);
     if args.replace_trust {

@@ -4,6 +4,7 @@
 //! one chain. Decides nothing about a host.
 
 mod act;
+mod adopt;
 mod allow;
 mod apply;
 mod configure;
@@ -14,6 +15,7 @@ mod identity;
 mod output;
 mod person;
 mod plan;
+mod reset;
 pub mod status;
 
 use std::ffi::OsString;
@@ -68,6 +70,10 @@ enum Verb {
     Pause(person::PauseArgs),
     /// End a pause, and start again what a person stopped
     Resume,
+    /// Leave the cluster; without --yes it only shows what that would do
+    Reset(reset::ResetArgs),
+    /// Take over a host that runs a k3s of others; without --yes it only shows
+    Adopt(adopt::AdoptArgs),
     /// How this host is; exit 0 when steady
     Status,
     /// What was observed on this host
@@ -151,6 +157,8 @@ fn dispatch(cli: &Cli) -> anyhow::Result<u8> {
         Verb::Apply => on_runtime(apply::run(common)),
         Verb::Plan(args) => on_runtime(plan::run(common, args)),
         Verb::Resume => on_runtime(person::resume(common)),
+        Verb::Reset(args) => on_runtime(reset::run(common, args)),
+        Verb::Adopt(args) => on_runtime(adopt::run(common, args)),
         Verb::Facts => on_runtime(facts::run(common)),
         Verb::Enrol(args) => on_runtime(enrol::run(common, args)),
     }

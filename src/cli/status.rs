@@ -171,6 +171,7 @@ fn reasons(out: &mut Lines, status: &Status) {
     }
     for restart in &status.pending_restarts {
         out.line("restart due", format!("{}: {}", restart.unit, restart.reason));
+        restart.waits_for.iter().for_each(|why| out.line("waits for", why));
     }
     for finding in &status.findings {
         out.line("finding", format!("{} {}: {}", finding.status, finding.code, finding.text));

@@ -54,7 +54,7 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 /// Between passes of a steady host: this finds addresses that were changed by
 /// hand, which nothing announces, and what no watch could tell.
 const QUIET: Duration = Duration::from_secs(30);
-/// Between looks while k3s comes up.
+/// Between looks while k3s comes up, or another server of the room restarts.
 const SOON: Duration = Duration::from_secs(3);
 /// Between tries of a pass that failed or waits.
 const RETRY: Duration = Duration::from_secs(15);
@@ -460,6 +460,8 @@ impl Daemon {
         copy::tell(&self.root, &pass);
         let introduction = host::introduction(&agent.settings, &pass.facts);
         match &self.talk {
+            // Of no cluster: it asks for nothing before a person says so.
+            _ if pass.is_reset() => (self.talk, self.said) = (None, None),
             Some(talk) if talk.asks() != pass.is_quarantined() => talk.introduce(introduction),
             // Before READY nobody outside is asked anything.
             _ if self.is_serving => {
@@ -545,6 +547,7 @@ fn pause_after(pass: &Pass) -> Duration {
     match &pass.stop {
         _ if pass.again => Duration::ZERO,
         Some(_) => RETRY,
+        None if pass.turn.as_ref().is_some_and(|wait| wait.soon) => SOON,
         None if pass.is_steady() => QUIET,
         None if pass.verdict.is_none() => Duration::ZERO,
         None if pass.comes_up() => SOON,

@@ -1,6 +1,7 @@
 //! containerd, k3s and our own files as they are now.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -100,6 +101,43 @@ pub struct K3s {
     /// What units, their drop-ins and environment files set beside the configuration.
     #[serde(default)]
     pub overrides: Fact<Vec<Override>>,
+    /// Names the password in `server/token`, which k3s writes: the server token that
+    /// it holds. Absent where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_token: Option<String>,
+    /// The disk of a server's datastore, once it was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_disk: Option<DataDisk>,
+}
+
+/// How fast a disk makes small writes durable, as it was measured last.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataDisk {
+    /// How patient etcd must be with it: 0 as k3s sets it, more for a slow one.
+    pub level: u8,
+    /// 99th percentile of one write, in microseconds.
+    pub p99_us: u64,
+    /// Boot in which it was measured.
+    pub boot_id: String,
+    /// UUID or source of its file system, without blanks.
+    pub disk: String,
+}
+
+impl DataDisk {
+    /// Reads what [`fmt::Display`] gives; `None` when it is something else.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut words = text.split_whitespace();
+        let mut word = || words.next();
+        let (level, p99_us) = (word()?.parse().ok()?, word()?.parse().ok()?);
+        Some(Self { level, p99_us, boot_id: word()?.to_owned(), disk: word()?.to_owned() })
+    }
+}
+
+impl fmt::Display for DataDisk {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(out, "{} {} {} {}", self.level, self.p99_us, self.boot_id, self.disk)
+    }
 }
 
 /// `/etc/rancher/node/password` and our copy of it; never their content.

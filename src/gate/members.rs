@@ -11,7 +11,12 @@ use crate::observe::k3s;
 use crate::plan::forks::{self, Datastore, Server};
 use crate::plan::{Refusal, units};
 use crate::sys::Root;
-use crate::{lease, plan::rules};
+use crate::{lease, plan::rules, reset};
+
+/// Nothing of k3s starts while a person resets this host.
+pub(super) fn not_resetting(look: &mut Look<'_>) -> Option<Refusal> {
+    reset::unfinished(look.root).map(|reset| reset.refusal())
+}
 
 /// Nothing of k3s starts before a leave that has begun is done.
 pub(super) fn not_leaving(look: &mut Look<'_>) -> Option<Refusal> {

@@ -6,6 +6,7 @@
 //! netlink; no D-Bus, no packet. The rules themselves are the plan's
 //! ([`crate::plan::rules`]).
 
+mod binary;
 mod config;
 mod identity;
 mod line;
@@ -60,9 +61,11 @@ const K3S_CHECKS: &[Check] = &[
     // Before a hold, which says the same and less.
     identity::hardware_fits,
     held,
+    members::not_resetting,
     members::not_leaving,
     config::is_whole,
     config::tokens_are_whole,
+    binary::is_whole,
     identity::unit_fits,
     identity::config_fits,
     identity::name_fits,

@@ -2,9 +2,11 @@
 //!
 //! Owns who we are there (the admin certificate of a server, the kubelet's of any
 //! node), what an answer means, and the few objects that the agent reads. Asks
-//! through loopback only and decides nothing. Never a way to act on another
-//! cluster: trust is the CA on this host's disk.
+//! through loopback, and other servers only for their health; decides nothing.
+//! Never a way to act on another cluster: trust is the CA on this host's disk.
 
+pub mod addon;
+pub mod lease;
 mod node;
 
 use std::time::Duration;
@@ -12,6 +14,8 @@ use std::time::Duration;
 use serde_json::Value;
 use thiserror::Error;
 
+pub use addon::Addon;
+pub use lease::Lease;
 pub use node::{Node, Nodes};
 
 use crate::error::Chain;
@@ -21,6 +25,8 @@ use crate::sys::{FileError, Root};
 
 /// Limit of one call.
 const LIMIT: Duration = Duration::from_secs(10);
+/// Limit of a look at another server.
+const HEALTH_LIMIT: Duration = Duration::from_secs(5);
 /// The API through k3s's own load balancer, on servers and agents (k3s: pkg/agent/proxy/apiproxy.go).
 const NEAREST: &str = "https://127.0.0.1:6444";
 /// The API server of this host.
@@ -29,8 +35,7 @@ const OWN: &str = "https://127.0.0.1:6443";
 const ADMIN: [&str; 3] =
     ["server/tls/server-ca.crt", "server/tls/client-admin.crt", "server/tls/client-admin.key"];
 /// The same of the kubelet, which every node has.
-const KUBELET: [&str; 3] =
-    ["agent/server-ca.crt", "agent/client-kubelet.crt", "agent/client-kubelet.key"];
+const KUBELET: [&str; 3] = ["agent/server-ca.crt", "agent/client-kubelet.crt", "agent/client-kubelet.key"];
 
 /// Why the cluster did not do what it was asked.
 #[derive(Debug, Error)]
@@ -160,6 +165,21 @@ impl<'a> Kube<'a> {
         taken(path, &answer).map(|_| ())
     }
 
+    /// Whether the server at `address` (`HOST:PORT`) serves the API, with etcd
+    /// behind it, by its own word: a Node keeps its conditions for 40 s after its
+    /// host lost power.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn serves(&self, address: &str) -> Result<(), KubeError> {
+        let url = format!("https://{address}/readyz");
+        let answer = self.send(Request::get(&url), HEALTH_LIMIT).await?;
+        match answer.status {
+            200 => Ok(()),
+            status => Err(KubeError::Refused { path: url, status, message: message(&answer.body) }),
+        }
+    }
+
     async fn ask(
         &self,
         method: Method,
@@ -167,11 +187,15 @@ impl<'a> Kube<'a> {
         body: Option<(&'static str, String)>,
     ) -> Result<Answer, KubeError> {
         let url = format!("{}{path}", self.base);
+        let body = body.as_ref().map(|(media_type, text)| (*media_type, text.as_str()));
+        self.send(Request { method, url: &url, body }, LIMIT).await
+    }
+
+    async fn send(&self, request: Request<'_>, limit: Duration) -> Result<Answer, KubeError> {
         let [ca, certificate, key] = self.files.map(|file| self.credential(file));
         let (ca, certificate, key) = (ca?, certificate?, key?);
         let credentials = Credentials { ca: &ca, certificate: &certificate, key: &key };
-        let body = body.as_ref().map(|(media_type, text)| (*media_type, text.as_str()));
-        Ok(local::ask_tls(Request { method, url: &url, body }, &credentials, LIMIT).await?)
+        Ok(local::ask_tls(request, &credentials, limit).await?)
     }
 
     fn credential(&self, file: &str) -> Result<Vec<u8>, KubeError> {
@@ -192,9 +216,7 @@ impl KubeError {
 fn taken(path: &str, answer: &Answer) -> Result<Value, KubeError> {
     let path = path.to_owned();
     match answer.status {
-        200..=299 => {
-            serde_json::from_str(&answer.body).map_err(|source| KubeError::Answer { path, source })
-        }
+        200..=299 => serde_json::from_str(&answer.body).map_err(|source| KubeError::Answer { path, source }),
         409 => Err(KubeError::Conflict { path }),
         status => Err(KubeError::Refused { path, status, message: message(&answer.body) }),
     }

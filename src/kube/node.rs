@@ -147,7 +147,18 @@ impl Kube<'_> {
     /// # Errors
     /// When the API does not answer, or refuses: a kubelet may not list.
     pub async fn nodes(&self) -> Result<Nodes, KubeError> {
-        let path = "/api/v1/nodes";
+        self.list("/api/v1/nodes").await
+    }
+
+    /// Nodes whose hosts are members of etcd: a few, however large the cluster is.
+    ///
+    /// # Errors
+    /// As [`Kube::nodes`].
+    pub async fn members(&self) -> Result<Nodes, KubeError> {
+        self.list("/api/v1/nodes?labelSelector=node-role.kubernetes.io%2Fetcd%3Dtrue").await
+    }
+
+    async fn list(&self, path: &str) -> Result<Nodes, KubeError> {
         let list = self.get(path).await?.unwrap_or_default();
         let list: Result<List, _> = serde_json::from_value(list);
         list.map(|list| list.items).map_err(|source| KubeError::Answer { path: path.to_owned(), source })

@@ -10,8 +10,9 @@ use super::text;
 use crate::facts::k3s_config::Effective;
 use crate::facts::runtime::FileFact;
 use crate::paths::{
-    CNI_DIR, CNI_LOOPBACK, CONTAINERD_CERTS, CONTAINERD_CONFIG, CONTAINERD_DROP_IN, DROP_IN, GENERATIONS,
-    HOSTNAME, HOSTS, K3S_AGENT_UNIT, K3S_CONFIG, K3S_CONFIG_DIR, K3S_LINK, K3S_UNIT, MODULES, SYSCTL,
+    ADOPTED, CNI_DIR, CNI_LOOPBACK, CONTAINERD_CERTS, CONTAINERD_CONFIG, CONTAINERD_DROP_IN, DROP_IN,
+    GENERATIONS, HOSTNAME, HOSTS, K3S_AGENT_UNIT, K3S_CONFIG, K3S_CONFIG_DIR, K3S_LINK, K3S_UNIT, MODULES,
+    SYSCTL,
 };
 use crate::plan::writers;
 use crate::sys::Root;
@@ -99,8 +100,8 @@ fn fixed() -> Vec<(String, Show)> {
     let drop_ins = [K3S_UNIT, K3S_AGENT_UNIT].map(|unit| format!("{unit}.d/{DROP_IN}"));
     let environment = ENVIRONMENT_FILES.map(|path| (path.to_owned(), Show::Digest));
     let guarded = guarded.into_iter().chain(drop_ins).map(|path| (path, Show::Guarded));
-    let config = (K3S_CONFIG.to_owned(), Show::K3sConfig);
-    open.chain(guarded).chain(environment).chain([config]).collect()
+    let own = [(K3S_CONFIG.to_owned(), Show::K3sConfig), (ADOPTED.to_owned(), Show::Digest)];
+    open.chain(guarded).chain(environment).chain(own).collect()
 }
 
 fn below(root: &Root, directory: &str) -> Vec<String> {

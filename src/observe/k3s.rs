@@ -6,18 +6,21 @@
 use std::collections::BTreeMap;
 
 use super::{overrides, text, versions};
+use crate::binary;
 use crate::error::Chain;
 use crate::facts::Fact;
 use crate::facts::ca::ca_hash_of_pem;
 use crate::facts::k3s_config::{Effective, Layer, parse_layer};
 use crate::facts::overrides::Override;
-use crate::facts::runtime::{K3s, NodePassword, StartRecord};
+use crate::facts::runtime::{DataDisk, K3s, NodePassword, StartRecord};
 use crate::paths::{
-    K3S_CONFIG, K3S_CONFIG_DIR, K3S_DATA, K3S_ETCD, K3S_ETCD_NAME, K3S_LINK, K3S_STORE, NODE_PASSWORD,
-    NODE_PASSWORD_COPY, k3s_binary, started_with,
+    DATA_DISK, K3S_CONFIG, K3S_CONFIG_DIR, K3S_DATA, K3S_ETCD, K3S_ETCD_NAME, K3S_LINK, K3S_STORE,
+    NODE_PASSWORD, NODE_PASSWORD_COPY, started_with,
 };
+use crate::plan::binary::{Look, printed_version};
 use crate::role::version::K3sVersion;
 use crate::sys::Root;
+use crate::wire::secret::fingerprint;
 
 /// k3s as installed and as it last started.
 pub async fn observe(root: &Root) -> K3s {
@@ -37,7 +40,16 @@ pub async fn observe(root: &Root) -> K3s {
         etcd_name_empty: etcd_name_empty(root),
         node_password: node_password(root),
         overrides: all_overrides(root),
+        server_token: server_token(root),
+        data_disk: root.read_text(DATA_DISK).ok().flatten().and_then(|text| DataDisk::parse(&text)),
     }
+}
+
+/// `K10HASH::server:PASSWORD`, as k3s writes it (k3s: pkg/server/server.go).
+fn server_token(root: &Root) -> Option<String> {
+    let text = root.read_text(&format!("{K3S_DATA}/server/token")).ok().flatten()?;
+    let (_, password) = text.trim_end().strip_prefix("K10")?.split_once("::server:")?;
+    (!password.is_empty()).then(|| fingerprint(password.as_bytes()))
 }
 
 fn all_overrides(root: &Root) -> Fact<Vec<Override>> {
@@ -127,7 +139,7 @@ async fn version(root: &Root) -> Fact<Option<String>> {
         Err(error) => return text::because(&error),
     }
     let printed = versions::printed(root, K3S_LINK).await;
-    text::parsed(printed, "what k3s prints as its version", parse_version).map(Some)
+    text::parsed(printed, "what k3s prints as its version", printed_version).map(Some)
 }
 
 fn version_of_store(target: &str) -> Option<String> {
@@ -135,27 +147,13 @@ fn version_of_store(target: &str) -> Option<String> {
     version.parse::<K3sVersion>().ok().map(String::from)
 }
 
-/// `k3s version v1.36.2+k3s1 (0123abcd)` and a line about Go.
-fn parse_version(printed: &str) -> Option<String> {
-    let version = printed.strip_prefix("k3s version ")?.split_whitespace().next()?;
-    version.parse::<K3sVersion>().ok().map(String::from)
-}
-
-/// Versions whose binary and verified digest are both there.
+/// Versions with a verified digest whose binary may be whole.
 fn store(root: &Root) -> BTreeMap<String, String> {
-    let names = root.list(K3S_STORE).unwrap_or_default();
-    names
-        .into_iter()
-        .filter(|version| root.exists(&k3s_binary(version)))
-        .filter_map(|version| Some((version.clone(), digest(root, &version)?)))
-        .collect()
-}
-
-fn digest(root: &Root, version: &str) -> Option<String> {
-    let content = root.read_text(&format!("{K3S_STORE}/{version}/k3s.sha256")).ok()??;
-    let digest = content.split_whitespace().next()?;
-    let is_digest = digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit());
-    is_digest.then(|| digest.to_ascii_lowercase())
+    let whole = |version: String| match binary::look_at(root, &version)? {
+        (_, Look::Short { .. }) => None,
+        (record, _) => Some((version, record.sha256)),
+    };
+    binary::versions(root).into_iter().filter_map(whole).collect()
 }
 
 /// The newest record of the gate for one of `units`; none when none of them
@@ -274,12 +272,5 @@ mod tests {
         {
             assert_eq!(of(target), None, "{target}");
         }
-    }
-
-    #[test]
-    fn what_k3s_prints_is_read() {
-        let printed = "k3s version v1.31.4+k3s1 (a562d090)\ngo version go1.22.9";
-        assert_eq!(parse_version(printed).as_deref(), Some("v1.31.4+k3s1"));
-        assert_eq!(parse_version("k3s version dev (HEAD)"), None);
     }
 }

@@ -37,7 +37,7 @@ use crate::sys::{Clock, Root};
 /// Directory of a foreign root with what files of a host do not tell:
 /// `addresses` (lines `eth0 172.16.36.1/24`), `arch` (`amd64`),
 /// `containerd-version`, `k3s-version` (what the programs print).
-pub const FIXTURES: &str = "/.facts";
+pub use crate::paths::FIXTURES;
 
 /// Reads everything about the host below `root`. `units` are the states that
 /// systemd tells, by unit name without `.service`.

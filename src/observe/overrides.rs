@@ -51,8 +51,7 @@ fn read(root: &Root, unit: &str) -> Result<Vec<Override>, FileError> {
 /// Unit file and drop-ins as systemd would merge them at its next reload.
 fn service(root: &Root, unit: &str) -> Result<Service, FileError> {
     let mut service = Service::default();
-    let fragments = PLACES.iter().map(|place| format!("{place}/{unit}"));
-    if let Some(path) = fragments.into_iter().find(|path| root.exists(path)) {
+    if let Some(path) = fragment(root, unit) {
         service.merge(&path, &root.read_text(&path)?.unwrap_or_default());
     }
     for path in drop_ins(root, unit)? {
@@ -61,8 +60,18 @@ fn service(root: &Root, unit: &str) -> Result<Service, FileError> {
     Ok(service)
 }
 
+/// The unit file that counts; `None` when there is none.
+#[must_use]
+pub fn fragment(root: &Root, unit: &str) -> Option<String> {
+    let fragments = PLACES.iter().map(|place| format!("{place}/{unit}"));
+    fragments.into_iter().find(|path| root.exists(path))
+}
+
 /// Drop-ins in the order of their names; of one name the first place counts.
-fn drop_ins(root: &Root, unit: &str) -> Result<Vec<String>, FileError> {
+///
+/// # Errors
+/// When a directory cannot be listed.
+pub fn drop_ins(root: &Root, unit: &str) -> Result<Vec<String>, FileError> {
     let mut found: Vec<(String, String)> = Vec::new();
     for place in PLACES {
         let directory = format!("{place}/{unit}.d");

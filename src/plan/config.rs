@@ -11,7 +11,7 @@ use super::item::{PlannedFile, PlannedGeneration, Sensitivity};
 use super::keys;
 use super::refusal::{Refusal, WaitingOn};
 use super::yaml::{self, Value};
-use super::{Inputs, forks, members, pinned};
+use super::{Inputs, etcd, forks, members, pinned, tokens};
 use crate::facts::k3s_config::{Effective, SECRET_KEYS};
 use crate::paths;
 use crate::role::words::{ServerUrl, Sha256Hex, TokenText};
@@ -22,7 +22,7 @@ use crate::wire::secret::{fingerprint, sha256_hex};
 const HEADER: &str =
     "Written by edge-bootstrap; changes here are put back. Operators add files in config.yaml.d/.";
 /// Packaged components that need a cluster network, which these nodes lack.
-const DISABLED: [&str; 5] = ["coredns", "servicelb", "traefik", "local-storage", "metrics-server"];
+pub(super) const DISABLED: [&str; 5] = ["coredns", "servicelb", "traefik", "local-storage", "metrics-server"];
 /// Name of the side file with a server's token.
 const SERVER_TOKEN: &str = "server-token";
 /// Name of the side file with the agents' token.
@@ -109,6 +109,8 @@ pub(super) struct Rendered {
     sides: Vec<Side>,
     /// Effective values with the operator's drop-ins; paths of side files left out.
     pub effective: Effective,
+    /// What a reader should know of its keys.
+    pub notes: Vec<String>,
 }
 
 /// One side file and the key that names it.
@@ -132,16 +134,21 @@ pub(super) fn render(
     start: Start,
     runtime: &Decision,
 ) -> Result<Rendered, WaitingOn> {
+    keys::supported(&duty.k3s.version)?;
     let mut entries = node_entries(duty, runtime, inputs);
     match duty.role {
         Role::Server => entries.extend(server_entries(duty, start)),
         _ => entries.push(("server".to_owned(), Value::text(agent_server(inputs, duty)))),
     }
-    add_free_keys(&mut entries, inputs, duty)?;
-    let sides = sides(duty);
+    let mut notes = add_free_keys(&mut entries, inputs, duty)?;
+    let layers = inputs.facts.runtime.k3s.drop_ins.known().map_or(&[][..], Vec::as_slice);
+    notes.extend(keys::drop_in_notes(layers, (&duty.k3s.version, duty.role)));
+    let (now, disk) = (effective(&entries, inputs), inputs.facts.runtime.k3s.data_disk.as_ref());
+    notes.extend(etcd::tune(&mut entries, &now, disk, duty));
+    let sides = sides(inputs, duty);
     let effective = effective(&entries, inputs);
     kubelet_args_hold(&effective, &runtime.kubelet_args(inputs, duty))?;
-    Ok(Rendered { entries, sides, effective })
+    Ok(Rendered { entries, sides, effective, notes })
 }
 
 fn entry(key: &str, value: Value) -> (String, Value) {
@@ -223,40 +230,30 @@ fn add_free_keys(
     entries: &mut Vec<(String, Value)>,
     inputs: Inputs<'_>,
     duty: &Duty,
-) -> Result<(), WaitingOn> {
-    for (key, value) in &duty.k3s.config {
-        let key = key.as_str();
-        allow(key, inputs, duty)?;
-        let value = Value::from_json(value).ok_or_else(|| bad_value(key))?;
-        match (entries.iter_mut().find(|(known, _)| known == key), value) {
+) -> Result<Vec<String>, WaitingOn> {
+    let kind = (&duty.k3s.version, duty.role);
+    let free = keys::assigned(kind, &duty.k3s.config, &inputs.local.allow_keys)?;
+    for (key, value) in free.entries {
+        match (entries.iter_mut().find(|(known, _)| *known == key), value) {
             (Some((_, Value::List(list))), Value::List(more)) => list.extend(more),
-            (Some(_), _) => return Err(owned_key(key).into()),
-            (None, value) => entries.push((key.to_owned(), value)),
+            (Some(_), _) => return Err(owned_key(&key).into()),
+            (None, value) => entries.push((key, value)),
         }
     }
-    Ok(())
+    entries.extend(narrow_certificates(entries, duty));
+    match entries.iter().find(|(_, value)| !value.reads_back()) {
+        Some((key, _)) => Err(blank_edges(key).into()),
+        None => Ok(free.notes),
+    }
 }
 
-fn allow(key: &str, inputs: Inputs<'_>, duty: &Duty) -> Result<(), WaitingOn> {
-    if duty.role == Role::Agent && keys::is_server_only(key) {
-        return Err(Refusal::new(
-            "EB-k3s-key",
-            format!("`k3s.config` sets {key}, which an agent does not know and would end at"),
-            "set it for servers only",
-        )
-        .into());
-    }
-    if keys::FREE.contains(&key) || inputs.local.allow_keys.iter().any(|allowed| allowed == key) {
-        return Ok(());
-    }
-    let next = match keys::nearest(key).filter(|near| *near != key) {
-        _ if keys::NEED_PERMISSION.contains(&key) => {
-            format!("allow it on this host with [trust] allow-keys = [\"{key}\"]")
-        }
-        Some(near) => format!("did you mean {near}?"),
-        None => format!("remove it, or allow it on this host with [trust] allow-keys = [\"{key}\"]"),
-    };
-    Err(Refusal::new("EB-k3s-key", format!("`k3s.config` sets {key}, which is not allowed"), next).into())
+/// Without it anybody who asks a server by a new name gets that name into its
+/// certificate (GHSA-m4hf-6vgr-75r2): the default since v1.28.1, written where
+/// it came as a patch and is off by default.
+fn narrow_certificates(entries: &[(String, Value)], duty: &Duty) -> Option<(String, Value)> {
+    let (version, key) = (&duty.k3s.version, "tls-san-security");
+    let is_off = !version.at_least(28) && keys::of(version).has(key, duty.role);
+    (is_off && entries.iter().all(|(known, _)| known != key)).then(|| entry(key, Value::yes()))
 }
 
 fn owned_key(key: &str) -> Refusal {
@@ -267,16 +264,15 @@ fn owned_key(key: &str) -> Refusal {
     )
 }
 
-fn bad_value(key: &str) -> WaitingOn {
+fn blank_edges(key: &str) -> Refusal {
     Refusal::new(
         "EB-k3s-key",
-        format!("`k3s.config` gives {key} a value that is no text, number, switch or list"),
-        "correct it there",
+        format!("the assignment gives {key} a value that begins or ends with a blank, which k3s cuts off"),
+        "correct it at the central service",
     )
-    .into()
 }
 
-fn sides(duty: &Duty) -> Vec<Side> {
+fn sides(inputs: Inputs<'_>, duty: &Duty) -> Vec<Side> {
     let ca_hash = duty.cluster.ca_hash.as_ref();
     let side = |key, name, reason, token: Option<&TokenText>, user| {
         token.map(|token| Side { key, name, reason, content: full_token(ca_hash, user, token) })
@@ -287,7 +283,7 @@ fn sides(duty: &Duty) -> Vec<Side> {
                 "token-file",
                 SERVER_TOKEN,
                 "the servers' join token",
-                duty.join.server.as_ref(),
+                tokens::of_server(inputs.facts, duty),
                 Some("server"),
             ),
             side("agent-token-file", AGENT_TOKEN, "the agents' join token", duty.join.agent.as_ref(), None),

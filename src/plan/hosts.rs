@@ -28,6 +28,14 @@ pub(super) fn file(inputs: Inputs<'_>, duty: &Duty) -> Option<PlannedFile> {
     Some(PlannedFile::public(paths::HOSTS, replace(old, &block), "the names of the room resolve without DNS"))
 }
 
+/// The text without our block; `None` when there is no whole one.
+pub(super) fn without_block(text: &str) -> Option<String> {
+    let begin = text.find(BEGIN)?;
+    let end = begin + text[begin..].find(END)? + END.len();
+    let rest = text[end..].strip_prefix('\n').unwrap_or(&text[end..]);
+    Some(format!("{}{rest}", &text[..begin]))
+}
+
 /// Puts `block` between the marks, at the end when there are none.
 fn replace(old: &str, block: &str) -> String {
     let fresh = format!("{BEGIN}\n{block}{END}\n");
@@ -54,6 +62,13 @@ mod tests {
         assert_eq!(replace(&once, "172.16.36.1 a\n"), once);
         let again = replace(&format!("{once}10.0.0.8 x\n"), "172.16.36.2 b\n");
         assert_eq!(again, format!("{old}\n{BEGIN}\n172.16.36.2 b\n{END}\n10.0.0.8 x\n"));
+    }
+
+    #[test]
+    fn without_the_block_the_lines_of_others_are_as_they_were() {
+        let old = "127.0.0.1 localhost\n10.0.0.9 db\n";
+        assert_eq!(without_block(&replace(old, "172.16.36.1 a\n")).as_deref(), Some(old));
+        assert_eq!(without_block(old), None);
     }
 
     #[test]

@@ -145,6 +145,12 @@ pub struct PlannedArtifact {
     pub urls: Vec<ArtifactUrl>,
     /// SHA-256 that decides.
     pub sha256: Sha256Hex,
+    /// What it must print as its version; its title shows it.
+    #[serde(skip)]
+    pub version: String,
+    /// Architecture that it must be built for (`amd64`, `arm64`).
+    #[serde(skip)]
+    pub arch: String,
 }
 
 /// The snapshotter that was decided, and what must be done to its pool before

@@ -153,6 +153,24 @@ fn configuration(plan: &Plan, inputs: Inputs<'_>) -> Vec<Refusal> {
         rules::keys_fit(&effective, identity.role),
         init_is_rightful(&effective, inputs),
     ];
+    rules.into_iter().flatten().chain(keys_of_the_version(plan, inputs)).collect()
+}
+
+/// Keys fit the k3s version (invariant 8), and no host alone changes what all
+/// servers must have alike.
+fn keys_of_the_version(plan: &Plan, inputs: Inputs<'_>) -> Vec<Refusal> {
+    let (Some(duty), Some(generation)) = (&inputs.assignment.duty, &plan.generation) else {
+        return Vec::new();
+    };
+    let kind = (&duty.k3s.version, duty.role);
+    let planned = with_paths(&Effective::default(), plan.files.last());
+    let layers = inputs.facts.runtime.k3s.drop_ins.known().map_or(&[][..], Vec::as_slice);
+    let critical = || keys::critical(&planned, &with_paths(&generation.effective, plan.files.last()));
+    let rules = [
+        keys::written(&planned, kind),
+        keys::drop_in_refused(layers, kind),
+        critical().filter(|_| duty.role == Role::Server),
+    ];
     rules.into_iter().flatten().collect()
 }
 
@@ -182,7 +200,7 @@ fn init_is_rightful(effective: &Effective, inputs: Inputs<'_>) -> Option<Refusal
 fn guarded(inputs: Inputs<'_>) -> Option<Refusal> {
     let layers = inputs.facts.runtime.k3s.drop_ins.known()?;
     let mut keys = layers.iter().flat_map(|layer| layer.keys()).map(|key| key.trim_end_matches('+'));
-    keys.find(|key| keys::GUARDED.contains(key)).map(|key| {
+    keys.find(|key| keys::is_guarded(key)).map(|key| {
         Refusal::new(
             "EB-override",
             format!(
@@ -204,7 +222,8 @@ fn no_fork(plan: &Plan, inputs: Inputs<'_>) -> Option<Refusal> {
     let config = with_paths(&generation.effective, plan.files.last());
     let unit = units::of_role(identity.role);
     let overrides = inputs.facts.runtime.k3s.overrides.known().into_iter().flatten();
-    let overrides: Vec<_> = overrides.filter(|over| over.unit == unit).cloned().collect();
+    let overrides: Vec<_> =
+        overrides.filter(|over| over.unit == unit && !is_replaced(plan, &over.path)).cloned().collect();
     let whole = forks::with_overrides(&config, &overrides);
     let refused = |effective: &Effective| match identity.role {
         Role::Server => server_refused(plan, inputs, effective),
@@ -212,6 +231,14 @@ fn no_fork(plan: &Plan, inputs: Inputs<'_>) -> Option<Refusal> {
     };
     forks::override_breaks(&config, &overrides, identity)
         .or_else(|| Some(forks::blamed(refused(&whole)?, refused(&config).as_ref(), &overrides)))
+}
+
+/// Whether the plan puts its own unit file in the place of this one; a file of
+/// the same name in another directory is hidden by it.
+fn is_replaced(plan: &Plan, path: &str) -> bool {
+    let name = path.rsplit('/').next().filter(|name| units::is_k3s(name));
+    let ours = |file: &PlannedFile| file.path.rsplit('/').next() == name;
+    name.is_some() && plan.files.iter().any(ours)
 }
 
 fn server_refused(plan: &Plan, inputs: Inputs<'_>, effective: &Effective) -> Option<Refusal> {

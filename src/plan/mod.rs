@@ -6,11 +6,14 @@
 
 pub mod absence;
 pub mod address;
+pub mod adopt;
+pub mod binary;
 pub mod cidrs;
 pub mod config;
 pub mod conflict;
 pub mod containerd;
 pub mod diff;
+pub mod etcd;
 pub mod fingerprint;
 pub mod forks;
 pub mod hosts;
@@ -18,10 +21,12 @@ pub mod images;
 pub mod item;
 pub mod keys;
 pub mod lint;
+pub mod manifests;
 mod members;
 pub mod node;
 pub mod pool;
 pub mod refusal;
+pub mod reset;
 pub mod restart;
 pub mod retire;
 pub mod rules;
@@ -29,6 +34,8 @@ pub mod snapshotter;
 pub mod store;
 pub mod suspects;
 pub mod time;
+pub mod tokens;
+pub mod turn;
 pub mod units;
 pub mod writers;
 pub mod yaml;
@@ -122,6 +129,8 @@ pub struct Plan {
     pub storage: Option<PlannedStorage>,
     /// Archives whose images shall be in containerd's store; brought after the units are up.
     pub images: Vec<PlannedImage>,
+    /// Files of k3s's own directory that the room's one writer keeps there, after the node is up.
+    pub manifests: Vec<PlannedFile>,
     /// What a reader should know, and does not stop anything.
     pub notes: Vec<String>,
 }
@@ -197,7 +206,12 @@ fn node_plan(inputs: Inputs<'_>, duty: &Duty) -> Result<Plan, WaitingOn> {
         restores: members::restores(inputs, duty),
         storage: Some(snapshotter.storage),
         images: images::missing(inputs, duty),
-        notes: notes(inputs, duty, &runtime).into_iter().chain(snapshotter.notes).collect(),
+        manifests: manifests::planned(duty),
+        notes: notes(inputs, duty, &runtime)
+            .into_iter()
+            .chain(snapshotter.notes)
+            .chain(rendered.notes)
+            .collect(),
         identity: Some(identity),
         generation: Some(generation),
         files,
@@ -277,6 +291,8 @@ fn notes(inputs: Inputs<'_>, duty: &Duty, runtime: &containerd::Decision) -> Vec
         .collect();
     notes.extend(runtime.notes.iter().cloned());
     notes.extend(images::note(duty, runtime.version));
+    notes.extend(manifests::notes(duty));
+    notes.extend(tokens::finding(inputs.facts, duty).map(|finding| finding.to_string()));
     notes.extend(containerd::foreign_network(inputs.facts).map(|network| network.words));
     notes.extend(containerd::shadowed(inputs, duty));
     notes.extend(units::foreign_environment(inputs, duty));
@@ -301,6 +317,7 @@ pub fn to_json(plan: &Plan) -> serde_json::Value {
         "restores": plan.restores,
         "storage": plan.storage,
         "images": plan.images,
+        "manifests": plan.manifests.iter().map(file_json).collect::<Vec<_>>(),
         "units": plan.units,
         "notes": plan.notes,
     })

@@ -75,20 +75,28 @@ pub(super) fn k3s_binary(inputs: Inputs<'_>, duty: &Duty) -> Result<Binary, Wait
             Ok(Binary::Store { path, fetch: None })
         }
         (_, Some(artifact)) => {
-            Ok(Binary::Store { fetch: Some(fetch(artifact, version.as_str(), &path)), path })
+            Ok(Binary::Store { fetch: Some(fetch(artifact, (version.as_str(), arch), &path)), path })
         }
         (Some(_), None) => Ok(Binary::Store { path, fetch: None }),
         (None, None) => installed(inputs, duty, arch),
     }
 }
 
-fn fetch(artifact: &Artifact, version: &str, path: &str) -> PlannedArtifact {
+fn fetch(artifact: &Artifact, (version, arch): (&str, &str), path: &str) -> PlannedArtifact {
     PlannedArtifact {
         title: format!("k3s {version}"),
         path: path.to_owned(),
         urls: artifact.urls.clone(),
         sha256: artifact.sha256.clone(),
+        version: version.to_owned(),
+        arch: arch.to_owned(),
     }
+}
+
+/// For which architectures there is one instead, in words.
+fn others(duty: &Duty) -> String {
+    let names: Vec<&str> = duty.k3s.artifacts.keys().map(String::as_str).collect();
+    if names.is_empty() { String::new() } else { format!(" (it names {})", names.join(", ")) }
 }
 
 fn installed(inputs: Inputs<'_>, duty: &Duty, arch: &str) -> Result<Binary, WaitingOn> {
@@ -97,12 +105,14 @@ fn installed(inputs: Inputs<'_>, duty: &Duty, arch: &str) -> Result<Binary, Wait
     match found {
         Some(found) if found == wanted => Ok(Binary::Installed),
         Some(found) => Err(WaitingOn::K3s(format!(
-            "{} is {found}, the assignment wants {wanted} and names no artifact for {arch}; install that version",
-            paths::K3S_LINK
+            "{} is {found}, the assignment wants {wanted} and names no artifact for {arch}{}; install that version",
+            paths::K3S_LINK,
+            others(duty)
         ))),
         None => Err(WaitingOn::K3s(format!(
-            "there is no {} and the assignment names no artifact for {arch}; install k3s {wanted} there",
-            paths::K3S_LINK
+            "there is no {} and the assignment names no artifact for {arch}{}; install k3s {wanted} there",
+            paths::K3S_LINK,
+            others(duty)
         ))),
     }
 }

@@ -6,7 +6,7 @@
 //! restart here at all: the change waits.
 
 use super::item::{PlannedFile, PlannedGeneration, PlannedUnit, Wanted};
-use super::{Inputs, keys, members, units};
+use super::{Inputs, etcd, keys, members, units};
 use crate::facts::k3s_config::Effective;
 use crate::facts::runtime::Unit;
 use crate::paths;
@@ -129,7 +129,7 @@ fn other_binary(inputs: Inputs<'_>, duty: &Duty, wanted: &str) -> Option<String>
 pub fn changed_keys(old: &Effective, new: &Effective) -> Vec<String> {
     let all: std::collections::BTreeSet<&String> = old.0.keys().chain(new.0.keys()).collect();
     all.into_iter()
-        .filter(|key| !keys::NEXT_START.contains(&key.as_str()))
+        .filter(|key| !keys::waits_for_start(key))
         .filter(|key| values(old, key) != values(new, key))
         .cloned()
         .collect()
@@ -138,6 +138,9 @@ pub fn changed_keys(old: &Effective, new: &Effective) -> Vec<String> {
 /// `tls-san` is a set: its order does not matter.
 fn values(effective: &Effective, key: &str) -> Vec<String> {
     let mut values = effective.all(key).to_vec();
+    if key == "etcd-arg" {
+        values.retain(|value| !etcd::is_interval(value));
+    }
     if key == "tls-san" {
         values.sort();
     }
@@ -167,6 +170,18 @@ mod tests {
         let old = effective("server: https://a:6443\ncluster-init: true\ntls-san: [a, b]\ndisable: [x]\n");
         let new = effective("server: https://b:6443\ntls-san: [b, a]\ndisable: [x, y]\n");
         assert_eq!(changed_keys(&old, &new), ["disable"]);
+    }
+
+    #[test]
+    fn intervals_of_a_measured_disk_restart_nothing_and_other_arguments_do() {
+        let old = effective("etcd-arg: [a=b]\n");
+        let tuned = effective("etcd-arg: [a=b, heartbeat-interval=1000, election-timeout=10000]\n");
+        assert!(changed_keys(&old, &tuned).is_empty());
+        assert!(changed_keys(&effective(""), &effective("etcd-arg: [election-timeout=10000]\n")).is_empty());
+        assert_eq!(
+            changed_keys(&old, &effective("etcd-arg: [a=c, heartbeat-interval=1000]\n")),
+            ["etcd-arg"]
+        );
     }
 
     #[test]

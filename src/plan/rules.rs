@@ -7,7 +7,7 @@
 use super::cidrs::{self, Pair};
 use super::keys;
 use super::refusal::Refusal;
-use super::{Inputs, absence, fingerprint, pinned, retire, units};
+use super::{Inputs, absence, adopt, fingerprint, pinned, retire, units};
 use crate::facts::HostFacts;
 use crate::facts::k3s_config::Effective;
 use crate::facts::network::{Cidr, Interface};
@@ -27,6 +27,7 @@ pub fn hardware_fits(facts: &HostFacts) -> Result<(), Refusal> {
 /// What must hold before anything is rendered.
 pub(super) fn before_planning(inputs: Inputs<'_>, duty: &Duty) -> Result<(), Refusal> {
     let refusals = [
+        adopt::is_needed(inputs),
         keeps_identity(inputs, duty),
         datastore_is_of_this_epoch(inputs, duty),
         local_ip_agrees(inputs, duty),

@@ -122,6 +122,12 @@ pub(super) fn foreign_environment(inputs: Inputs<'_>, duty: &Duty) -> Vec<String
 /// Marks a unit file as ours.
 const UNIT_MARK: &str = "# Written by edge-bootstrap";
 
+/// Whether the text of a unit file is of somebody else.
+#[must_use]
+pub fn is_foreign(text: &str) -> bool {
+    !text.contains(UNIT_MARK)
+}
+
 fn k3s_unit(verb: &str, conflicts: &str) -> String {
     format!(
         "{UNIT_MARK}; changes here are put back. Operators use `systemctl edit`.

@@ -10,6 +10,8 @@ pub mod outbox;
 pub mod status;
 pub mod words;
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
@@ -21,6 +23,8 @@ pub use words::{FindingStatus, Outcome, Phase, Verdict};
 use crate::facts::HostFacts;
 use crate::facts::runtime::PinnedIdentity;
 use crate::paths::{CLAIM, METRICS, RUN_DIR, STATUS};
+use crate::plan::keys;
+use crate::role::Role;
 use crate::sys::root::FileError;
 use crate::sys::{Change, Root, atomic, clock, notify};
 use crate::wire::report::{
@@ -171,7 +175,15 @@ fn cluster(evidence: Evidence<'_>) -> ReportedCluster {
         init_started: evidence.identity.and_then(|identity| identity.init_started),
         init_unknown: cannot_tell_its_start(evidence),
         snapshots: evidence.snapshots.to_vec(),
+        critical: critical(evidence),
     }
+}
+
+/// By the record of its start: what lies in the file may wait for the next one.
+fn critical(evidence: Evidence<'_>) -> BTreeMap<String, String> {
+    let is_server = evidence.identity.is_some_and(|identity| identity.role == Role::Server);
+    let started = evidence.facts.runtime.k3s.started_with.known().and_then(Option::as_ref);
+    started.filter(|_| is_server).map(keys::critical_values).unwrap_or_default()
 }
 
 /// Whether "nothing was started" would be a guess: a lease that is given back on

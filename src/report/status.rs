@@ -208,6 +208,9 @@ pub struct PendingRestart {
     pub unit: String,
     /// Why it is due.
     pub reason: String,
+    /// What must happen first, when the last pass looked.
+    #[serde(default)]
+    pub waits_for: Option<String>,
 }
 
 /// Archives of images that the assignment names.
@@ -394,7 +397,7 @@ impl From<&Unit> for UnitState {
 
 impl From<&UnitChange> for PendingRestart {
     fn from(change: &UnitChange) -> Self {
-        Self { unit: change.name.clone(), reason: change.reason.clone() }
+        Self { unit: change.name.clone(), reason: change.reason.clone(), waits_for: None }
     }
 }
 

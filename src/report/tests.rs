@@ -217,3 +217,23 @@ fn a_life_that_is_being_left_says_nothing_of_its_cluster_any_more() {
     let cluster = told(serde_json::json!({"number": 1, "reason": "it moves"})).cluster;
     assert_eq!((cluster.ca_hash, cluster.etcd_member, cluster.init_started), (None, None, None));
 }
+
+#[test]
+fn a_server_tells_what_all_servers_must_have_alike_and_no_secret() {
+    let mut started = crate::facts::k3s_config::Effective::default();
+    started
+        .merge("cluster-cidr: 10.253.0.0/16\ndisable: [b, a]\ntoken: canary\nkubelet-arg: [v=2]\n")
+        .unwrap();
+    let mut facts = HostFacts::default();
+    facts.runtime.k3s.started_with = crate::facts::Fact::Known(Some(started));
+    let mut identity = crate::facts::runtime::pinned_server();
+    let critical = |identity: &PinnedIdentity| {
+        let evidence = Evidence { facts: &facts, identity: Some(identity), snapshots: &[] };
+        report(&status(), evidence, 1).cluster.critical
+    };
+    let told = critical(&identity);
+    let wanted = [("cluster-cidr", "10.253.0.0/16"), ("disable", "a,b")];
+    assert_eq!(told, wanted.map(|(key, value)| (key.to_owned(), value.to_owned())).into());
+    identity.role = Role::Agent;
+    assert!(critical(&identity).is_empty());
+}

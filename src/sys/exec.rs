@@ -64,6 +64,19 @@ pub fn is_installed(root: &super::Root, program: &str) -> bool {
 /// When it cannot be started or does not end in time. A code other than 0 is
 /// not an error here: only the caller knows what it means.
 pub async fn run(program: &str, args: &[&str], deadline: Duration) -> Result<Output, ExecError> {
+    feed(program, args, "", deadline).await
+}
+
+/// As [`run`], with `input` on its standard input; none when that is empty.
+///
+/// # Errors
+/// As [`run`].
+pub async fn feed(
+    program: &str,
+    args: &[&str],
+    input: &str,
+    deadline: Duration,
+) -> Result<Output, ExecError> {
     let start = |source| ExecError::Start { program: program.to_owned(), source };
     let mut command = Command::new(program);
     command
@@ -71,14 +84,15 @@ pub async fn run(program: &str, args: &[&str], deadline: Duration) -> Result<Out
         .env_clear()
         .env("PATH", PATH)
         .env("LC_ALL", "C.UTF-8")
-        .stdin(Stdio::null())
+        .stdin(if input.is_empty() { Stdio::null() } else { Stdio::piped() })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true);
     let mut child = started(&mut command).await.map_err(start)?;
-    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let work = async {
-        let (stdout, stderr, status) = tokio::join!(slurp(stdout), slurp(stderr), child.wait());
+        let pipes = async { tokio::join!(slurp(stdout), slurp(stderr), pour(stdin, input)) };
+        let ((stdout, stderr, ()), status) = tokio::join!(pipes, child.wait());
         status.map(|status| Output { code: status.code(), stdout, stderr })
     };
     match tokio::time::timeout(deadline, work).await {
@@ -101,6 +115,14 @@ async fn started(command: &mut Command) -> io::Result<Child> {
     command.spawn()
 }
 
+/// A program that does not read its input says so by its exit code.
+async fn pour(pipe: Option<impl tokio::io::AsyncWrite + Unpin>, input: &str) {
+    use tokio::io::AsyncWriteExt as _;
+    if let Some(mut pipe) = pipe {
+        let _ = pipe.write_all(input.as_bytes()).await;
+    }
+}
+
 async fn slurp(pipe: Option<impl tokio::io::AsyncRead + Unpin>) -> String {
     let mut bytes = Vec::new();
     if let Some(pipe) = pipe {
@@ -120,6 +142,13 @@ mod tests {
         let output =
             run("sh", &["-c", "echo out; echo err >&2; exit 7"], Duration::from_secs(5)).await.unwrap();
         assert_eq!(output, Output { code: Some(7), stdout: "out\n".into(), stderr: "err\n".into() });
+    }
+
+    #[tokio::test]
+    async fn what_is_fed_is_read_to_its_end() {
+        let output = feed("cat", &[], "a\nb\n", Duration::from_secs(5)).await.unwrap();
+        assert_eq!((output.code, output.stdout.as_str()), (Some(0), "a\nb\n"));
+        assert_eq!(run("cat", &[], Duration::from_secs(5)).await.unwrap().stdout, "");
     }
 
     #[tokio::test]

@@ -68,7 +68,7 @@ pub fn add_address(interface: &str, address: IpAddr, prefix: u8) -> Result<(), E
 }
 
 /// Sends one request and reads whether it was done.
-fn ask(socket: &OwnedFd, request: &[u8]) -> Result<(), Errno> {
+pub(super) fn ask(socket: &OwnedFd, request: &[u8]) -> Result<(), Errno> {
     send(socket.as_raw_fd(), request, MsgFlags::empty())?;
     let mut room = vec![0; ROOM];
     let length = recv(socket.as_raw_fd(), &mut room, MsgFlags::empty())?;

@@ -258,6 +258,31 @@ impl Root {
         Ok(())
     }
 
+    /// Gives a file a second name on one file system, in the place of whatever
+    /// has that name.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn hard_link(&self, from: &str, to: &str) -> Result<(), FileError> {
+        self.remove_file(to)?;
+        let failed = |error| FileError::new("link", format!("{from} as {to}"), error);
+        fs::hard_link(self.path(from), self.path(to)).map_err(failed)
+    }
+
+    /// The first bytes of a file, at most `most`; `None` when there is none.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn begin(&self, path: &str, most: u64) -> Result<Option<Vec<u8>>, FileError> {
+        use std::io::Read as _;
+        let mut bytes = Vec::new();
+        let read = fs::File::open(self.path(path)).and_then(|file| file.take(most).read_to_end(&mut bytes));
+        match read {
+            Ok(_) => Ok(Some(bytes)),
+            Err(error) => absent("read", path, error),
+        }
+    }
+
     /// Size of a regular file, without following a link at its end; `None` when
     /// there is none, or something else.
     ///

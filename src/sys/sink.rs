@@ -255,6 +255,16 @@ pub fn digest_of(root: &Root, path: &str) -> Result<String, FileError> {
     }
 }
 
+/// SHA-256 of the file at `path`, 64 hex digits, taken beside the event loop.
+///
+/// # Errors
+/// When it cannot be read.
+pub async fn digest_beside(root: &Root, path: &str) -> Result<String, FileError> {
+    let (root, owned) = (root.clone(), path.to_owned());
+    let ended = spawn_blocking(move || digest_of(&root, &owned)).await;
+    ended.map_err(|error| FileError::new("read", path, io::Error::other(error)))?
+}
+
 fn hex(hash: Sha256) -> String {
     use std::fmt::Write as _;
     hash.finalize().iter().fold(String::with_capacity(64), |mut text, byte| {

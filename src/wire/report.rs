@@ -85,6 +85,10 @@ pub struct ReportedCluster {
     /// Snapshots on this host, each with the hash of its token.
     #[serde(default)]
     pub snapshots: Vec<ReportedSnapshot>,
+    /// Of a server: what all servers must have alike, as its k3s was started
+    /// with it, from key to value. No secret is among them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub critical: BTreeMap<String, String>,
 }
 
 /// One etcd snapshot.

@@ -239,7 +239,7 @@ fn a_k3s_outside_its_unit_keeps_the_unit_from_starting_until_it_ends() {
 }
 
 /// A room of three servers.
-fn three_servers(name: &str) -> Room {
+pub fn three_servers(name: &str) -> Room {
     let mut room = Room::open(name).unwrap();
     room.add_all(&["n1", "n2", "n3"].map(|name| (name, Suite::Trixie))).unwrap();
     room.wait_steady(LONG).unwrap();

@@ -1,5 +1,5 @@
-//! Owns the few Kubernetes objects and probes that are asked for: health,
-//! version and Nodes as k3s serves them. Anonymous requests get 401, as k3s sets
+//! Owns what k3s's API answers: health, version, Nodes, and to administrators
+//! the other objects (`objects`). Anonymous requests get 401, as k3s sets
 //! anonymous-auth=false.
 
 use std::time::{Duration, SystemTime};
@@ -7,8 +7,10 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
+use crate::deploy;
 use crate::http::{Reply, Request};
 use crate::listen::Caller;
+use crate::objects::{Fresh, Place, Refused};
 use crate::store::Node;
 use crate::supervisor::{Phase, Supervisor};
 
@@ -45,7 +47,38 @@ pub fn handle(server: &Supervisor, caller: &Caller, request: &Request) -> Reply 
         ["api", "v1", "nodes", ..] => {
             status(403, "Forbidden", &format!("nodes is forbidden: User \"{name}\" cannot do this"))
         }
-        _ => status(404, "NotFound", "the server could not find the requested resource"),
+        _ => match Place::of(&request.path) {
+            Some(place) if admin => objects(server, request, &place),
+            Some(_) => status(403, "Forbidden", &format!("User \"{name}\" cannot do this")),
+            None => match deploy::discovery(&request.path) {
+                Some(kinds) => Reply::json(200, &kinds),
+                None => status(404, "NotFound", "the server could not find the requested resource"),
+            },
+        },
+    }
+}
+
+/// Everything but Nodes.
+fn objects(server: &Supervisor, request: &Request, place: &Place<'_>) -> Reply {
+    let cluster = &server.cluster;
+    let body: Value = serde_json::from_slice(&request.body).unwrap_or_default();
+    let done = || -> anyhow::Result<Value> {
+        let fresh = Fresh::new()?;
+        match request.method.as_str() {
+            "GET" => Ok(cluster.with(|s| s.objects.get(place))?),
+            "POST" => cluster.update(|s| Ok(s.objects.create(place, &body, &fresh)?)),
+            "PUT" => cluster.update(|s| Ok(s.objects.replace(place, &body)?)),
+            "PATCH" => cluster.update(|s| Ok(s.objects.patch(place, &body)?)),
+            "DELETE" => cluster.update(|s| Ok(s.objects.delete(place, &body, &fresh)?)),
+            _ => Err(Refused::method().into()),
+        }
+    };
+    match done() {
+        Ok(object) => Reply::json(if request.method == "POST" { 201 } else { 200 }, &object),
+        Err(error) => match error.downcast_ref::<Refused>() {
+            Some(refused) => status(refused.code, refused.reason, &refused.message),
+            None => status(500, "InternalError", &format!("{error:#}")),
+        },
     }
 }
 
@@ -66,7 +99,13 @@ fn list(server: &Supervisor) -> Reply {
 fn one(server: &Supervisor, request: &Request, name: &str, admin: bool) -> Reply {
     let changed = match request.method.as_str() {
         "GET" => Ok(true),
-        "DELETE" if admin => server.cluster.update(|s| s.delete_node(name)).map(|()| false),
+        "DELETE" if admin => {
+            let options: Value = serde_json::from_slice(&request.body).unwrap_or_default();
+            if is_another(server, name, &options) {
+                return status(409, "Conflict", "Precondition failed: UID in precondition differs");
+            }
+            server.cluster.update(|s| s.delete_node(name)).map(|()| false)
+        }
         "PATCH" if admin => {
             let patch: Value = serde_json::from_slice(&request.body).unwrap_or_default();
             server.cluster.update(|s| s.patch_node(name, &patch))
@@ -83,6 +122,13 @@ fn one(server: &Supervisor, request: &Request, name: &str, admin: bool) -> Reply
             None => status(404, "NotFound", &format!("nodes \"{name}\" not found")),
         },
     }
+}
+
+/// Whether a delete means another Node than the one that has this name.
+fn is_another(server: &Supervisor, name: &str, options: &Value) -> bool {
+    let uid = options["preconditions"]["uid"].as_str();
+    let now = server.cluster.with(|s| s.nodes.get(name).map(|node| node.uid.clone()));
+    uid.is_some() && now.is_some() && uid != now.as_deref()
 }
 
 /// A Kubernetes `Status` object.

@@ -12,8 +12,8 @@
 //! embedded containerd (without `container-runtime-endpoint` the runtime
 //! counts as ready), the CRI protocol (a connect counts), etcd's own port 2379
 //! and file formats, snapshots and S3, external datastores, `log`, the
-//! `data/<hash>` extraction, kubeadm tokens, secrets encryption, API objects
-//! other than Node, watches, HTTP/2 and keep-alive.
+//! `data/<hash>` extraction, kubeadm tokens, secrets encryption, what API objects
+//! other than Node mean, watches, selectors, HTTP/2 and keep-alive.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -27,6 +27,7 @@ mod api;
 mod cluster;
 mod config;
 mod decide;
+mod deploy;
 mod durable;
 mod files;
 mod flags;
@@ -38,6 +39,7 @@ mod listen;
 mod log;
 mod node;
 mod notify;
+mod objects;
 mod paths;
 mod pki;
 mod register;

@@ -20,7 +20,7 @@ use crate::store::{self, Store};
 use crate::supervisor::{Phase, Supervisor};
 use crate::tls::ClientCheck;
 use crate::token::Token;
-use crate::{durable, files, join, listen, log, node, notify, paths, reset, tls};
+use crate::{deploy, durable, files, join, listen, log, node, notify, paths, reset, tls};
 
 /// Real k3s loses its leases within about this time without a quorum.
 const LEASES: Duration = Duration::from_secs(20);
@@ -41,6 +41,10 @@ pub fn run(settings: &Settings) -> Result<Infallible> {
     if !settings.values.on("disable-agent") {
         let (settings, server) = (settings.clone(), server.clone());
         std::thread::spawn(move || node::run_on_server(&settings, &server));
+    }
+    {
+        let (settings, server) = (settings.clone(), server.clone());
+        std::thread::spawn(move || deploy::run(&settings, &server));
     }
     wait_for_datastore(settings, &server);
     become_ready(settings, &server);

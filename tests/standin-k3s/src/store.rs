@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::objects::Objects;
 use crate::pki;
 
 /// The whole datastore of one cluster.
@@ -30,6 +31,9 @@ pub struct Store {
     pub passwords: BTreeMap<String, String>,
     /// Node objects by name.
     pub nodes: BTreeMap<String, Node>,
+    /// All other objects.
+    #[serde(default)]
+    pub objects: Objects,
 }
 
 /// One file of the CA set.

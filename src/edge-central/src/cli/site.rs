@@ -91,7 +91,7 @@ pub(super) struct Settings {
     snapshots_file: Option<PathBuf>,
     /// Manifest named eb-NAME.yaml; may be repeated, replaces all manifests.
     #[arg(long = "manifest", value_name = "FILE")]
-    manifests: Option<Vec<PathBuf>>,
+    manifests: Option<Vec<String>>,
     /// What agents may do by themselves: observe, safe or disruptive.
     #[arg(long, value_name = "POLICY")]
     repair: Option<String>,
@@ -265,7 +265,8 @@ impl Settings {
             to.snapshots = read_json(&path)?;
         }
         if let Some(paths) = self.manifests {
-            to.manifests = paths.into_iter().map(manifest).collect::<Result<_, _>>()?;
+            to.manifests =
+                without_empty(paths).iter().map(|path| manifest(path)).collect::<Result<_, _>>()?;
         }
         Ok(to)
     }
@@ -299,7 +300,8 @@ fn image(text: &str) -> anyhow::Result<Image> {
     Ok(Image { url: url.to_owned(), sha256: sha256.to_owned() })
 }
 
-fn manifest(path: PathBuf) -> anyhow::Result<Manifest> {
+fn manifest(path: &str) -> anyhow::Result<Manifest> {
+    let path = PathBuf::from(path);
     let name = path.file_name().and_then(|name| name.to_str()).context("a manifest needs a file name")?;
     Ok(Manifest { name: name.to_owned(), content: files::read_argument(&path)? })
 }

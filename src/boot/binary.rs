@@ -1,0 +1,148 @@
+//! k3s's binaries in the store: whether they are whole, and which of them stay.
+//!
+//! Owns when they are hashed: after a boot without a good end, and when a file
+//! is not as its record says. One that is damaged loses its record, so that the
+//! plan brings it again; its file stays until then. Removes versions that nothing
+//! needs any more.
+
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use super::{Agent, Order, Pass, Severity, Until};
+use crate::error::Chain;
+use crate::inventory::Inventory;
+use crate::plan::binary::{Look, Record, changed, damaged};
+use crate::plan::{CheckedPlan, Refusal};
+use crate::sys::root::FileError;
+use crate::sys::{Root, host, sink};
+use crate::{binary, paths};
+
+/// Longest time before READY: what is not hashed by then is hashed after it.
+const BEFORE_READY: Duration = Duration::from_secs(3);
+/// Longest time of a later pass. A disk that is slower than this has other troubles.
+const LATER: Duration = Duration::from_secs(60);
+
+/// Looks at every binary of the store; what is damaged counts as absent in this
+/// pass and becomes a finding.
+pub(super) async fn look(agent: &Agent, order: Order, pass: &mut Pass) {
+    let limit = if order.until == Until::Verified { LATER } else { BEFORE_READY };
+    let work = verify(&agent.root, order.observe_only);
+    let found = match tokio::time::timeout(limit, work).await {
+        Ok(found) => found,
+        Err(_) => return warn!(EDGE_STEP = "observe", "k3s's binary could not be read in time, ignoring"),
+    };
+    for (version, finding) in found {
+        pass.facts.runtime.k3s.store.remove(&version);
+        pass.find(Severity::Fail, finding);
+    }
+}
+
+/// Versions that are damaged, each with the words for that.
+async fn verify(root: &Root, observe_only: bool) -> Vec<(String, Refusal)> {
+    let mut found = Vec::new();
+    for version in binary::versions(root) {
+        let Some((record, look)) = binary::look_at(root, &version) else { continue };
+        let path = paths::k3s_binary(&version);
+        let finding = match look {
+            Look::Short { size } => Some(damaged(&path, &record, size)),
+            Look::Same if !is_suspect(root, &record) => None,
+            Look::Same | Look::Other => hash(root, &path, record, observe_only).await,
+        };
+        found.extend(finding.map(|finding| (version, finding)));
+    }
+    found
+}
+
+/// The boot before this one had no good end, and the file was not hashed since.
+fn is_suspect(root: &Root, record: &Record) -> bool {
+    let boot_id = host::boot_id(root).unwrap_or_default();
+    record.boot_id != boot_id && Inventory::load(root).boot.suspect
+}
+
+/// A file that cannot be read is no evidence: the next pass looks again.
+async fn hash(root: &Root, path: &str, record: Record, observe_only: bool) -> Option<Refusal> {
+    let digest = match sink::digest_beside(root, path).await {
+        Ok(digest) => digest,
+        Err(error) => {
+            warn!(EDGE_STEP = "observe", EDGE_REASON = %Chain(&error), "k3s's binary could not be verified, ignoring");
+            return None;
+        }
+    };
+    let is_whole = digest == record.sha256;
+    if !observe_only && let Err(error) = remember(root, path, (record, is_whole)) {
+        warn!(EDGE_STEP = "observe", EDGE_REASON = %Chain(&error), "record of k3s's binary cannot be written, ignoring");
+    }
+    if is_whole {
+        return None;
+    }
+    let finding = changed(path);
+    warn!(EDGE_STEP = "observe", EDGE_CODE = "EB-k3s-damaged", EDGE_REASON = %finding.reason, "k3s's binary is damaged");
+    Some(finding)
+}
+
+fn remember(root: &Root, path: &str, (record, is_whole): (Record, bool)) -> Result<(), FileError> {
+    if !is_whole {
+        return binary::forget(root, path);
+    }
+    let boot_id = host::boot_id(root).unwrap_or_default();
+    let record = Record { seen: binary::seen(root, path)?, boot_id, ..record };
+    binary::store(root, path, &record).map(|_| ())
+}
+
+/// Removes what no link, no running k3s and no plan names: the version in force
+/// and the one before it stay. Only on a host that is well.
+pub(super) fn tidy(agent: &Agent, checked: &CheckedPlan, pass: &Pass) {
+    if !pass.is_steady() {
+        return;
+    }
+    let plan = checked.plan();
+    let started = pass.facts.runtime.k3s.started_binary.known().cloned().flatten();
+    let planned = plan.artifacts.iter().map(|artifact| artifact.path.clone());
+    let targets = plan.links.iter().map(|link| link.target.clone());
+    remove_others(&agent.root, started.into_iter().chain(planned).chain(targets));
+}
+
+/// Nothing goes while nobody noted which version was before this one.
+fn remove_others(root: &Root, named: impl Iterator<Item = String>) {
+    let Some(previous) = root.read_link(paths::K3S_PREVIOUS).ok().flatten() else { return };
+    let linked = root.read_link(paths::K3S_LINK).ok().flatten();
+    let stays: Vec<String> = named.chain(linked).chain([paths::k3s_binary(&previous)]).collect();
+    for version in binary::versions(root) {
+        if stays.contains(&paths::k3s_binary(&version)) {
+            continue;
+        }
+        match root.remove_own_dir(&format!("{}/{version}", paths::K3S_STORE)) {
+            Ok(()) => {
+                info!(EDGE_STEP = "apply", EDGE_VERSION = %version, "k3s version is not needed any more, removed");
+            }
+            Err(error) => {
+                warn!(EDGE_STEP = "apply", EDGE_REASON = %Chain(&error), "old k3s version cannot be removed, ignoring");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+mod tests {
+    use super::*;
+    use crate::sys::atomic;
+
+    #[test]
+    fn the_version_in_force_the_one_before_and_those_that_are_named_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        for version in ["v1.33.1+k3s1", "v1.34.1+k3s1", "v1.35.1+k3s1", "v1.36.1+k3s1", "v1.36.2+k3s1"] {
+            root.make_dir(&format!("{}/{version}", paths::K3S_STORE), 0o755).unwrap();
+        }
+        root.make_dir("/usr/local/bin", 0o755).unwrap();
+        atomic::link(&root, paths::K3S_LINK, &paths::k3s_binary("v1.36.1+k3s1")).unwrap();
+        let named = || [paths::k3s_binary("v1.36.2+k3s1"), "k3s".to_owned()].into_iter();
+        remove_others(&root, named());
+        assert_eq!(binary::versions(&root).len(), 5, "nobody knows which one was before");
+        atomic::link(&root, paths::K3S_PREVIOUS, "v1.34.1+k3s1").unwrap();
+        remove_others(&root, named());
+        assert_eq!(binary::versions(&root), ["v1.34.1+k3s1", "v1.36.1+k3s1", "v1.36.2+k3s1"]);
+    }
+}

@@ -1,0 +1,295 @@
+//! Taking over a k3s that others installed: what it was told, and where each
+//! word of that goes.
+//!
+//! Owns the order in which k3s lets arguments, files and variables win (k3s:
+//! pkg/configfilearg/parser.go), which of them have no effect or cannot be
+//! copied, and the comparison of what runs with what is planned. Pure; what it
+//! is given holds secrets, and what it shows does not.
+
+mod compare;
+pub mod line;
+mod proposal;
+mod rest;
+mod rows;
+mod table;
+mod values;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+pub use compare::{Difference, Seen, blockers, differences, normal};
+pub use proposal::{Proposed, password, proposal};
+pub use rest::{Rest, environment_rest, is_transition, left_out, transition, unit_rest};
+pub use rows::{Row, rows, shown};
+pub use table::key_of;
+
+use super::refusal::Refusal;
+use super::{Inputs, pinned, units};
+use crate::facts::k3s_config::{Effective, Layer, SECRET_KEYS};
+use crate::paths;
+use crate::role::Role;
+use crate::wire::secret::fingerprint;
+
+/// Values by key, secrets among them: never shown, only compared and written.
+pub type Raw = BTreeMap<String, Vec<String>>;
+
+/// One variable of the unit, with the file in which it stands.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Variable {
+    /// Path of the file.
+    pub path: String,
+    /// `K3S_URL`.
+    pub name: String,
+    /// Its value.
+    pub value: String,
+}
+
+impl fmt::Debug for Variable {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "Variable({} in {})", self.name, self.path)
+    }
+}
+
+/// One configuration file of k3s, in the order in which k3s reads them.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ConfigFile {
+    /// Its path.
+    pub path: String,
+    /// Its keys as they stand, `key+` among them; secrets in clear.
+    pub layer: Layer,
+}
+
+impl fmt::Debug for ConfigFile {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "ConfigFile({})", self.path)
+    }
+}
+
+/// A k3s as others installed it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Installed {
+    /// `k3s.service` or `k3s-agent.service`.
+    pub unit: String,
+    /// Path of the unit file.
+    pub path: String,
+    /// By the command on its line.
+    pub role: Role,
+    /// What stands behind `server` or `agent`, as k3s gets it.
+    pub arguments: Vec<String>,
+    /// Variables of `Environment=` and of environment files, the last of a name counts.
+    pub variables: Vec<Variable>,
+    /// `config.yaml` first, then its drop-ins.
+    pub files: Vec<ConfigFile>,
+}
+
+impl fmt::Debug for Installed {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "Installed({} in {}, its words are secret)", self.role, self.path)
+    }
+}
+
+/// Where a setting stands, the weakest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rank {
+    /// A variable: counts where nothing else sets the key.
+    Variable,
+    /// A configuration file.
+    File,
+    /// The command line.
+    Argument,
+}
+
+/// One setting as it stands somewhere.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Setting {
+    /// File in which it stands.
+    pub path: String,
+    /// As it stands there: `--node-ip`, `K3S_URL`, `node-ip`.
+    pub name: String,
+    /// The key that it sets, under its long name; `None` for variables that set none.
+    pub key: Option<String>,
+    /// Its values.
+    pub values: Vec<String>,
+    /// Where it stands.
+    pub rank: Rank,
+    /// Adds to earlier values of the same file form (`key+`).
+    pub appends: bool,
+    /// Why it has no effect.
+    pub lost: Option<String>,
+    /// Why its value cannot be copied.
+    pub invalid: Option<String>,
+}
+
+impl fmt::Debug for Setting {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "Setting({} in {}, lost {:?})", self.name, self.path, self.lost)
+    }
+}
+
+/// Everything that an installed k3s was told, each with what became of it.
+#[must_use]
+pub fn settings(installed: &Installed) -> Vec<Setting> {
+    let mut all: Vec<Setting> = installed.files.iter().flat_map(of_file).collect();
+    all.extend(arguments(installed));
+    all.extend(installed.variables.iter().map(of_variable));
+    for index in 0..all.len() {
+        let lost = all.get(index).and_then(|one| lost(one, all.get(index + 1..).unwrap_or_default(), &all));
+        if let Some(one) = all.get_mut(index) {
+            one.invalid = one.key.as_deref().and_then(|key| values::problem(key, &one.values));
+            one.lost = lost;
+        }
+    }
+    all
+}
+
+fn setting(path: &str, name: String, key: Option<&str>, values: Vec<String>, rank: Rank) -> Setting {
+    let key = key.map(|key| table::long_name(key).to_owned());
+    let values = match &key {
+        Some(key) if table::splits(key) => split(&values),
+        _ => values,
+    };
+    let path = path.to_owned();
+    Setting { path, name, key, values, rank, appends: false, lost: None, invalid: None }
+}
+
+fn split(values: &[String]) -> Vec<String> {
+    let parts = values.iter().flat_map(|value| value.split(','));
+    parts.map(|part| part.trim().to_owned()).collect()
+}
+
+fn of_file(file: &ConfigFile) -> Vec<Setting> {
+    let entries = file.layer.iter().map(|(name, values)| {
+        let key = name.trim_end_matches('+');
+        let one = setting(&file.path, name.clone(), Some(key), values.clone(), Rank::File);
+        Setting { appends: name.ends_with('+'), ..one }
+    });
+    entries.collect()
+}
+
+fn of_variable(variable: &Variable) -> Setting {
+    let key = table::key_of(&variable.name);
+    setting(&variable.path, variable.name.clone(), key, vec![variable.value.clone()], Rank::Variable)
+}
+
+fn arguments(installed: &Installed) -> Vec<Setting> {
+    let mut found = Vec::new();
+    let mut words = installed.arguments.iter();
+    while let Some(word) = words.next() {
+        let name = word.trim_start_matches('-');
+        let (name, value) = match name.split_once('=') {
+            Some((name, value)) => (name, Some(value.to_owned())),
+            None => (name, None),
+        };
+        let key = table::long_name(name);
+        let is_word = !word.starts_with('-') || key.is_empty();
+        let value = match value {
+            Some(value) => value,
+            None if is_word || table::is_switch(key) => "true".to_owned(),
+            None => words.next().cloned().unwrap_or_default(),
+        };
+        let key = (!is_word).then_some(key);
+        // A stray word may be anything, a password too.
+        let title = if is_word { "a word that is no option".to_owned() } else { format!("--{name}") };
+        found.push(setting(&installed.path, title, key, vec![value], Rank::Argument));
+    }
+    found
+}
+
+/// Why `one` has no effect. `later` stand behind it in the order of reading.
+fn lost(one: &Setting, later: &[Setting], all: &[Setting]) -> Option<String> {
+    let key = one.key.as_deref()?;
+    let sets = |other: &&Setting| other.key.as_deref() == Some(key);
+    if one.rank == Rank::Variable {
+        if one.values.iter().all(String::is_empty) {
+            return Some("it is empty".to_owned());
+        }
+        let stronger = all.iter().filter(sets).find(|other| other.rank > Rank::Variable);
+        let again = || later.iter().find(|other| other.name == one.name);
+        return stronger.or_else(again).map(|other| format!("{} sets {key}", place(other)));
+    }
+    let replaces = |other: &&Setting| match (one.rank, other.rank) {
+        (_, Rank::Variable) => false,
+        (Rank::File, Rank::File) => !other.appends,
+        _ => !table::is_list(key),
+    };
+    let by_key = later.iter().filter(sets).find(replaces);
+    let file = format!("{key}-file");
+    let by_file = || {
+        let is_token = ["token", "agent-token"].contains(&key);
+        all.iter().find(|other| is_token && other.key.as_deref() == Some(&file))
+    };
+    by_key.or_else(by_file).map(|other| format!("{} sets {}", place(other), other.name))
+}
+
+fn place(setting: &Setting) -> String {
+    match setting.rank {
+        Rank::Argument => "the command line".to_owned(),
+        Rank::File | Rank::Variable => setting.path.clone(),
+    }
+}
+
+/// The values in force, files before arguments in lists.
+#[must_use]
+pub fn in_force(settings: &[Setting]) -> Raw {
+    let mut raw = Raw::new();
+    for one in settings.iter().filter(|one| one.lost.is_none() && one.invalid.is_none()) {
+        let Some(key) = &one.key else { continue };
+        let slot = raw.entry(key.clone()).or_default();
+        if !table::is_list(key) {
+            slot.clear();
+        }
+        // A take-over that was cut finds what it moved in both places.
+        let more: Vec<String> = one.values.iter().filter(|value| !slot.contains(value)).cloned().collect();
+        slot.extend(more);
+    }
+    raw
+}
+
+/// The file that k3s reads as its configuration: the variable beats the
+/// argument (k3s: pkg/configfilearg/parser.go).
+#[must_use]
+pub fn config_path(installed: &Installed) -> String {
+    let mut variables = installed.variables.iter().filter(|one| one.name == "K3S_CONFIG_FILE");
+    let named = variables.next_back().map(|one| one.value.clone()).filter(|path| !path.is_empty());
+    let bare = Installed { files: Vec::new(), ..installed.clone() };
+    let by_argument = || in_force(&settings(&bare)).remove("config").and_then(|mut paths| paths.pop());
+    named.or_else(by_argument).unwrap_or_else(|| paths::K3S_CONFIG.to_owned())
+}
+
+/// Values as facts and records hold them: secrets are fingerprints.
+#[must_use]
+pub fn redacted(raw: &Raw) -> Effective {
+    let hidden = |key: &str, value: &String| {
+        let secret = SECRET_KEYS.contains(&key) && !value.is_empty();
+        if secret { fingerprint(value.as_bytes()) } else { value.clone() }
+    };
+    let entries = raw.iter().map(|(key, values)| {
+        (key.clone(), values.iter().map(|value| hidden(key, value)).collect::<Vec<_>>())
+    });
+    Effective(entries.collect())
+}
+
+/// Why no pass may touch this host yet: its k3s was installed by others, and
+/// nobody has said that it is to be taken over.
+pub(super) fn is_needed(inputs: Inputs<'_>) -> Option<Refusal> {
+    let runtime = &inputs.facts.runtime;
+    if pinned(inputs.facts).is_some() || runtime.files.contains_key(paths::ADOPTED) {
+        return None;
+    }
+    let runs_from = |path: &&str| {
+        let name = path.rsplit('/').next().unwrap_or_default().trim_end_matches(".service");
+        let runs =
+            runtime.units.get(name).and_then(|unit| unit.known()).is_some_and(|unit| unit.main_pid != 0);
+        runs && runtime.files.get(*path).and_then(|file| file.text.as_deref()).is_some_and(units::is_foreign)
+    };
+    let path = [paths::K3S_UNIT, paths::K3S_AGENT_UNIT].into_iter().find(runs_from)?;
+    Some(Refusal::new(
+        "EB-adopt-needed",
+        format!("k3s runs on this host from {path}, which others wrote"),
+        "`edge-bootstrap adopt` shows what taking it over means, `edge-bootstrap adopt --yes` does it",
+    ))
+}
+
+#[cfg(test)]
+#[path = "mod_tests.rs"]
+mod tests;

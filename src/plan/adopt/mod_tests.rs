@@ -1,0 +1,194 @@
+#![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
+use super::*;
+use crate::facts::k3s_config::parse_in_clear;
+use crate::wire::written;
+
+/// The command line of the field, behind `k3s server`.
+const FIELD: &str = "--disable coredns,servicelb,traefik,local-storage,metrics-server --disable-kube-proxy --disable-network-policy --no-flannel --cluster-init --cluster-cidr 10.253.0.0/16 --service-cidr 10.254.0.0/16 --container-runtime-endpoint unix:///run/containerd/containerd.sock --node-name 10-0-0-1 --node-ip 10-0-0-1";
+
+fn installed(line: &str, variables: &[(&str, &str)], files: &[&str]) -> Installed {
+    let variable = |(name, value): &(&str, &str)| Variable {
+        path: "/etc/systemd/system/k3s.service.env".to_owned(),
+        name: (*name).to_owned(),
+        value: (*value).to_owned(),
+    };
+    let file =
+        |text: &&str| ConfigFile { path: paths::K3S_CONFIG.to_owned(), layer: parse_in_clear(text).unwrap() };
+    Installed {
+        unit: "k3s.service".to_owned(),
+        path: paths::K3S_UNIT.to_owned(),
+        role: Role::Server,
+        arguments: line::words(line),
+        variables: variables.iter().map(variable).collect(),
+        files: files.iter().map(file).collect(),
+    }
+}
+
+fn seen() -> Seen {
+    Seen {
+        hostname: "web-7".to_owned(),
+        default_ip: Some("10.0.0.1".parse().unwrap()),
+        server_token: Some("canary-server".to_owned()),
+        agent_token: None,
+        ca_hash: Some("5d".repeat(32)),
+        version: Some("v1.21.5+k3s2".to_owned()),
+        has_datastore: Some(true),
+    }
+}
+
+fn fates(installed: &Installed) -> Vec<(String, Option<String>)> {
+    settings(installed).into_iter().map(|one| (one.name, one.lost)).collect()
+}
+
+#[test]
+fn the_command_line_of_the_field_is_understood() {
+    let all = settings(&installed(FIELD, &[], &[]));
+    assert_eq!(all.len(), 10);
+    let raw = in_force(&all);
+    assert_eq!(raw["disable"].len(), 5);
+    assert_eq!(raw["no-flannel"], ["true"]);
+    assert_eq!(raw["cluster-cidr"], ["10.253.0.0/16"]);
+    let wrong: Vec<_> = all.iter().filter_map(|one| one.invalid.as_deref()).collect();
+    assert_eq!(wrong, ["\"10-0-0-1\" is no IP address, which k3s refuses"]);
+    assert!(!raw.contains_key("node-ip"));
+}
+
+#[test]
+fn arguments_beat_files_and_files_beat_variables() {
+    let host = installed(
+        "--node-name=b -t canary --kubelet-arg a=1 --debug",
+        &[
+            ("K3S_NODE_NAME", "c"),
+            ("K3S_URL", "https://10.0.0.2:6443"),
+            ("HTTP_PROXY", "http://p"),
+            ("K3S_TOKEN", ""),
+        ],
+        &["node-name: a\nkubelet-arg: [b=2]\n", "kubelet-arg+: [c=3]\n"],
+    );
+    let raw = in_force(&settings(&host));
+    assert_eq!(raw["node-name"], ["b"]);
+    assert_eq!(raw["kubelet-arg"], ["b=2", "c=3", "a=1"]);
+    assert_eq!(raw["server"], ["https://10.0.0.2:6443"]);
+    assert_eq!(raw["debug"], ["true"]);
+    let lost: Vec<_> =
+        fates(&host).into_iter().filter(|(_, lost)| lost.is_some()).map(|(name, _)| name).collect();
+    assert_eq!(lost, ["node-name", "K3S_NODE_NAME", "K3S_TOKEN"]);
+}
+
+#[test]
+fn nothing_shown_holds_a_secret() {
+    let host = installed(
+        "--token canary-1 --kube-apiserver-arg oidc-client-secret=canary-2 canary-3",
+        &[("K3S_AGENT_TOKEN", "canary-4"), ("OTHER", "canary-5")],
+        &["etcd-s3-secret-key: x\n"],
+    );
+    let all = settings(&host);
+    let table = rows(&all, &redacted(&in_force(&all)), &[], Role::Server);
+    let text = format!("{table:?}{host:?}{:?}", redacted(&in_force(&all)));
+    assert!(!text.contains("canary-1") && !text.contains("canary-3"), "{text}");
+    assert!(!text.contains("canary-4") && !text.contains("canary-5"), "{text}");
+    assert!(!format!("{table:?}").contains("canary-2"), "{table:?}");
+}
+
+#[test]
+fn configurations_that_do_the_same_are_equal() {
+    let effective = |text: &str| {
+        let mut effective = Effective::default();
+        effective.merge(text).unwrap();
+        normal(&effective, Role::Server, &seen())
+    };
+    let old =
+        "disable: 'a,b'\nhttps-listen-port: 6443\nnode-name: WEB-7\ndebug: false\ncluster-dns: 10.43.0.10\n";
+    let new = "disable: [b, a]\nnode-ip: 10.0.0.1\ncluster-cidr: 10.42.0.0/16\nserver: https://x:6443\n";
+    assert_eq!(differences(&effective(old), &effective(new)), []);
+    let changed = differences(&effective("no-flannel: true\n"), &effective("flannel-backend: none\n"));
+    assert_eq!(changed.len(), 1, "{changed:?}");
+    let one = &changed[0];
+    assert_eq!(
+        (one.key.as_str(), one.old.as_slice()),
+        ("flannel-backend", ["vxlan (k3s's default)".to_owned()].as_slice())
+    );
+    assert!(one.words.unwrap().contains("all servers one after another"));
+}
+
+fn proposed(line: &str, files: &[&str]) -> (crate::role::Assignment, Vec<String>) {
+    let raw = in_force(&settings(&installed(line, &[], files)));
+    let proposed = proposal(&raw, Role::Server, &seen(), "local").unwrap();
+    let payload = written::payload(&proposed.text).unwrap();
+    (crate::role::validate(&payload, String::new()).unwrap(), proposed.allow_keys)
+}
+
+#[test]
+fn the_proposal_is_an_assignment_of_what_runs() {
+    let more = "etcd-s3: true\netcd-s3-endpoint: s3.x\netcd-s3-bucket: b\netcd-s3-access-key: ak\netcd-s3-secret-key: sk\netcd-s3-skip-ssl-verify: true\nnode-label: [a=b]\ntls-san: [x.example]\nwrite-kubeconfig-mode: '0644'\ndisable+: runtimes\n";
+    let (assignment, allowed) = proposed(FIELD, &[more]);
+    let duty = assignment.duty.unwrap();
+    assert_eq!(duty.node.name.as_str(), "10-0-0-1");
+    assert_eq!(duty.node.ip.to_string(), "10.0.0.1");
+    assert_eq!((duty.cluster.cluster_cidr.as_str(), duty.cluster.init), ("10.253.0.0/16", true));
+    assert!(duty.cluster.servers.is_empty() && duty.cluster.ca_hash.is_some());
+    let snapshots = duty.snapshots.unwrap();
+    assert_eq!((snapshots.retention, snapshots.s3.unwrap().bucket.as_str()), (5, "b"));
+    let free: Vec<_> = duty.k3s.config.iter().map(|(key, value)| (key.as_str(), value.to_string())).collect();
+    let expected = [
+        ("disable", "[\"runtimes\"]"),
+        ("etcd-s3-skip-ssl-verify", "true"),
+        ("write-kubeconfig-mode", "\"0644\""),
+    ];
+    assert_eq!(free, expected.map(|(key, value)| (key, value.to_owned())));
+    assert_eq!(allowed, ["write-kubeconfig-mode"]);
+    assert_eq!(duty.join.server.unwrap().to_string(), "canary-server");
+}
+
+#[test]
+fn what_cannot_be_told_is_asked_for() {
+    let nothing = Seen { hostname: "a".to_owned(), ..Seen::default() };
+    let asked = proposal(&Raw::new(), Role::Agent, &nothing, "local").unwrap_err();
+    assert_eq!(asked.len(), 4, "{asked:?}");
+}
+
+#[test]
+fn passwords_of_tokens_are_told_from_their_hash_and_user() {
+    for (token, found) in [
+        ("K10aa::server:pw", Some("pw")),
+        ("K10aa::abcdef.0123456789abcdef", Some("abcdef.0123456789abcdef")),
+        ("pw\n", Some("pw")),
+        ("", None),
+    ] {
+        assert_eq!(password(token).as_deref(), found, "{token}");
+    }
+}
+
+#[test]
+fn what_is_left_of_files_is_what_was_not_moved() {
+    let text = "# mine\nK3S_TOKEN='a\nb'\nHTTP_PROXY=http://p\nK3S_URL=\"x\"\n";
+    let rest = environment_rest(text, &[]);
+    assert!(rest.changed && rest.text.ends_with("# mine\nHTTP_PROXY=http://p\n"), "{rest:?}");
+    assert_eq!(environment_rest(&rest.text, &[]), Rest { text: rest.text.clone(), changed: false });
+    assert_eq!(environment_rest("K3S_URL=x\n", &[]).text, "");
+    let unit = "[Unit]\nAfter=x\n[Service]\nExecStart=\nExecStart=k3s \\\n server\nEnvironment=K3S_URL=a \"B=c d\"\nNice=5\n";
+    let rest = unit_rest(unit);
+    assert_eq!(rest.text, "[Unit]\nAfter=x\n[Service]\nEnvironment=\"B=c d\"\nNice=5\n");
+    assert_eq!(unit_rest("[Service]\nExecStart=k3s server\n").text, "");
+    assert!(!unit_rest("[Service]\nNice=5\n").changed);
+}
+
+#[test]
+fn the_configuration_meanwhile_says_the_same_with_and_without_the_command_line() {
+    let line = FIELD.replace("--node-ip 10-0-0-1", "--kubelet-arg a=b");
+    let raw = in_force(&settings(&installed(&line, &[], &["kubelet-arg: [c=d]\n"])));
+    let text = transition(&raw);
+    let mut read = Effective::default();
+    read.merge(&text).unwrap();
+    assert_eq!(read, redacted(&raw));
+    let again = in_force(&settings(&installed(&line, &[], &[&text])));
+    assert_eq!(again, raw);
+}
+
+#[test]
+fn an_operators_own_directives_are_told() {
+    let theirs = "[Unit]\nDescription=x\n[Service]\nKillMode=process\nLimitNOFILE=9\nExecStartPre=-/sbin/modprobe overlay\nExecStartPre=/srv/prepare\nEnvironment=A=b\n";
+    let ours = "[Service]\nKillMode=process\nLimitNOFILE=1048576\n";
+    assert_eq!(left_out(theirs, ours), ["LimitNOFILE=9", "ExecStartPre=/srv/prepare"]);
+}

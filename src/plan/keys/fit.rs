@@ -1,0 +1,116 @@
+//! What stands in a configuration against the table of its version.
+//!
+//! Owns invariant 8 for the lint: what the plan writes, what operators' files
+//! add to it, and that no host alone changes what all servers of a room must
+//! have alike. Never reads a file.
+
+use std::collections::BTreeMap;
+
+use super::{Key, Presence, canonical, of, rows};
+use crate::facts::k3s_config::{Effective, Layer};
+use crate::paths::K3S_CONFIG_DIR;
+use crate::plan::refusal::Refusal;
+use crate::role::{K3sVersion, Role};
+
+/// Every key that the plan writes is one that `version` has for `role`.
+#[must_use]
+pub fn written(config: &Effective, (version, role): (&K3sVersion, Role)) -> Option<Refusal> {
+    let keys = of(version);
+    let fits = |name: &str| match keys.find(name, role) {
+        Presence::Known(_) => true,
+        Presence::Perhaps(_) => role == Role::Server,
+        // Only this host's own permission lets one through.
+        Presence::Unknown => keys.is_newer_than_the_table(),
+        _ => false,
+    };
+    let unfit: Vec<&str> = config.0.keys().map(String::as_str).filter(|name| !fits(name)).collect();
+    (!unfit.is_empty()).then(|| {
+        Refusal::new(
+            "EB-lint-key",
+            format!("the plan writes {}, which a {role} of k3s {version} does not know", unfit.join(", ")),
+            "this is a fault of edge-bootstrap: nothing was changed, report it",
+        )
+    })
+}
+
+/// A key of a drop-in at which k3s would end.
+#[must_use]
+pub fn drop_in_refused(layers: &[Layer], (version, role): (&K3sVersion, Role)) -> Option<Refusal> {
+    let keys = of(version);
+    let ends = role == Role::Agent || keys.server_ends_at_unknown();
+    let name = names(layers).find(|name| match keys.find(name, role) {
+        Presence::Known(key) => key.has("fatal-in-25") && version.minor() == 25,
+        Presence::Perhaps(_) => false,
+        // A server's key on an agent has a rule and a code of its own.
+        Presence::OtherRole(_) => ends && role == Role::Server,
+        Presence::Unknown => ends && !keys.is_newer_than_the_table(),
+        _ => ends,
+    })?;
+    Some(Refusal::new(
+        "EB-override",
+        format!("a file in {K3S_CONFIG_DIR} sets {name}, at which a {role} of k3s {version} would end"),
+        "remove that key there",
+    ))
+}
+
+/// Keys of drop-ins that k3s leaves out or may leave out, for people.
+#[must_use]
+pub fn drop_in_notes(layers: &[Layer], (version, role): (&K3sVersion, Role)) -> Vec<String> {
+    let keys = of(version);
+    let left_out = |name: &&str| match keys.find(name, role) {
+        Presence::Known(_) => false,
+        Presence::Unknown => !keys.is_newer_than_the_table(),
+        _ => true,
+    };
+    let note = |name: &str| {
+        format!(
+            "a file in {K3S_CONFIG_DIR} sets {name}, which k3s {version} as {role} does not know for certain"
+        )
+    };
+    names(layers).filter(left_out).map(note).collect()
+}
+
+/// A drop-in changes what all servers of the room must have alike. k3s compares
+/// it only when a server joins (k3s: pkg/cluster/bootstrap.go), so that a file
+/// of one host would show only when the next server is added.
+#[must_use]
+pub fn critical(planned: &Effective, whole: &Effective) -> Option<Refusal> {
+    let differs = |key: &Key| key.is_critical() && !same(planned.all(key.name), whole.all(key.name));
+    let key = rows().find(differs)?;
+    Some(Refusal::new(
+        "EB-override",
+        format!(
+            "a file in {K3S_CONFIG_DIR} changes {}, which all servers of the room must have alike",
+            key.name
+        ),
+        format!("remove it there; for all servers: {} in `k3s.config` of the assignment", key.name),
+    ))
+}
+
+/// What of `effective` all servers of a room must have alike, for the central
+/// service to compare: k3s does so only when a server joins. Secrets stay out.
+#[must_use]
+pub fn critical_values(effective: &Effective) -> BTreeMap<String, String> {
+    let told = rows().filter(|key| key.is_critical() && !key.is_secret());
+    let value = |key: Key| {
+        let mut values = effective.all(key.name).to_vec();
+        values.sort();
+        (key.name.to_owned(), values.join(","))
+    };
+    told.map(value).filter(|(_, value)| !value.is_empty()).collect()
+}
+
+/// Order does not matter in any of these.
+fn same(one: &[String], other: &[String]) -> bool {
+    let sorted = |values: &[String]| {
+        let mut values = values.to_vec();
+        values.sort();
+        values.dedup();
+        values
+    };
+    sorted(one) == sorted(other)
+}
+
+fn names(layers: &[Layer]) -> impl Iterator<Item = &str> {
+    layers.iter().flat_map(|layer| layer.keys()).map(|name| canonical(name.trim_end_matches('+')))
+}

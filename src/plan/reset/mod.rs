@@ -1,0 +1,251 @@
+//! Leaving a cluster at a person's word: what goes, what is moved, what stays.
+//!
+//! Owns the lists and the rules of what is k3s's and what is somebody else's.
+//! Pure: what is there is seen by `boot::reset`, which also does the work. What
+//! is not known to be k3s's or the agent's is left alone.
+
+pub mod mounts;
+pub mod network;
+pub mod processes;
+pub mod rules;
+
+use super::refusal::Refusal;
+use super::{hosts, retire, units};
+use crate::facts::runtime::PinnedIdentity;
+use crate::paths;
+use crate::role::Role;
+
+/// Where kubelet keeps its pods; k3s never moves it.
+pub const KUBELET: &str = "/var/lib/kubelet";
+/// What k3s keeps for one boot.
+pub const K3S_RUN: &str = "/run/k3s";
+/// Admin credentials, written at each start of a server.
+pub const KUBECONFIG: &str = "/etc/rancher/k3s/k3s.yaml";
+/// Slice in which systemd keeps pods.
+pub const PODS_SLICE: &str = "kubepods.slice";
+/// Where results of all CNI plugins are, those of others too.
+pub const CNI_RESULTS: &str = "/var/lib/cni/results";
+/// Names of networks that are k3s's or ours (k3s: pkg/agent/flannel/setup_linux.go).
+pub const NETWORKS: [&str; 2] = ["cbr0", "edge-loopback"];
+
+/// First words of every file of ours that has comments.
+const MARK: &str = "Written by edge-bootstrap";
+
+/// Whether a file at one of our places was written by us. A file at the same
+/// place without our mark is somebody else's.
+#[must_use]
+pub fn is_ours(path: &str, text: &str) -> bool {
+    match path {
+        paths::CNI_LOOPBACK => text.contains("\"edge-loopback\""),
+        paths::CONTAINERD_CONFIG => true,
+        _ => text.lines().next().is_some_and(|line| line.contains(MARK)),
+    }
+}
+
+/// Places of files that the agent writes and that a reset removes, in this
+/// order; those of registries are beside them. The units go after everything
+/// that they could start was moved away.
+#[must_use]
+pub fn own_files() -> Vec<String> {
+    let drop_in = |unit: &str| format!("{unit}.d/{}", paths::DROP_IN);
+    let mut files: Vec<String> = super::writers::paths().map(str::to_owned).collect();
+    let plain = [
+        paths::CNI_LOOPBACK,
+        paths::SYSCTL,
+        paths::MODULES,
+        paths::K3S_UNIT,
+        paths::K3S_AGENT_UNIT,
+        paths::CONTAINERD_DROP_IN,
+        paths::CONTAINERD_CONFIG,
+    ];
+    files.extend(plain.map(str::to_owned));
+    // The gate line goes last: until then nothing starts.
+    files.extend([paths::K3S_UNIT, paths::K3S_AGENT_UNIT].map(drop_in));
+    files
+}
+
+/// Moved into the backup: what a person may need again, and secrets.
+/// `present` are names in k3s's `agent` directory.
+#[must_use]
+pub fn moved(present: &[String]) -> Vec<String> {
+    let mut all = vec![format!("{}/server", paths::K3S_DATA)];
+    let agent = present.iter().map(|name| format!("{}/agent/{name}", paths::K3S_DATA));
+    all.extend(agent.filter(|path| retire::belongs_to_a_cluster(path)));
+    all.push(KUBECONFIG.to_owned());
+    all.extend([paths::K3S_CONFIG, paths::GENERATIONS].map(str::to_owned));
+    all.extend([paths::LEDGER, paths::ALLOW].into_iter().flat_map(with_copy));
+    all
+}
+
+/// Removed with all that is in them: k3s's state of one host and one boot.
+pub const REMOVED: [&str; 5] =
+    [KUBELET, K3S_RUN, "/run/flannel", "/var/lib/cni/flannel", "/var/lib/cni/networks/cbr0"];
+
+/// Records of this boot about the life that is left.
+pub const BOOT_RECORDS: [&str; 4] = [
+    "/run/edge-bootstrap/started-k3s.json",
+    "/run/edge-bootstrap/started-k3s-agent.json",
+    paths::LEASE,
+    paths::PEERS_ASKED,
+];
+
+/// What `--forget` removes besides: who this host is.
+#[must_use]
+pub fn forgotten() -> Vec<String> {
+    let mut all: Vec<String> = [paths::IDENTITY, paths::ASSIGNMENT].into_iter().flat_map(with_copy).collect();
+    let plain = [paths::NODE_KEY, paths::NODE_CERT, paths::NODE_PASSWORD_COPY, paths::NODE_PASSWORD];
+    all.extend(plain.map(str::to_owned));
+    all.push(paths::OUTBOX.to_owned());
+    all
+}
+
+/// What stays, with the reason; the last two only where nothing is forgotten.
+#[must_use]
+pub fn kept(forget: bool) -> Vec<(&'static str, &'static str)> {
+    let mut all = vec![
+        (paths::K3S_LINK, "the program"),
+        (paths::K3S_STORE, "binaries: there may be no network to get them again"),
+        ("/var/lib/rancher/k3s/data", "what k3s unpacks from its binary"),
+        ("/var/lib/rancher/k3s/agent/images", "archives of images"),
+        ("/var/lib/rancher/k3s/agent/containerd", "images of k3s's own containerd"),
+        ("/var/lib/rancher/k3s/storage", "volumes of pods: data of people"),
+        (paths::CONTAINERD_ROOT, "images"),
+        (paths::IMAGES, "archives of images"),
+        (paths::BACKUP, "what was kept before"),
+        ("/var/log/pods", "logs"),
+        ("/etc/edge-bootstrap", "settings: whom to ask"),
+    ];
+    if !forget {
+        all.extend([
+            (paths::NODE_KEY, "the identity of this host"),
+            (paths::NODE_PASSWORD, "the node's password, with which a cluster knows it again"),
+        ]);
+    }
+    all
+}
+
+/// A state file and its earlier copy.
+fn with_copy(path: &str) -> [String; 2] {
+    [path.to_owned(), format!("{path}.prev")]
+}
+
+/// The identity that outlives a reset: the same host, of no cluster any more.
+/// That it began an initialisation stays: it must not begin another in the same
+/// epoch (invariant 4).
+#[must_use]
+pub fn identity_after(pinned: &PinnedIdentity) -> PinnedIdentity {
+    PinnedIdentity { joined: None, retiring: None, ..pinned.clone() }
+}
+
+/// `/etc/hosts` without our block; `None` when there is none.
+#[must_use]
+pub fn hosts_after(text: &str) -> Option<String> {
+    hosts::without_block(text)
+}
+
+/// The units that are stopped, and not started at boot any more.
+pub const UNITS: [&str; 2] = [units::K3S, units::K3S_AGENT];
+
+/// What a person should know before a server leaves: `voters` are the other
+/// servers that its cluster has by the newest assignment, when that is known.
+#[must_use]
+pub fn member_warning(pinned: Option<&PinnedIdentity>, voters: Option<usize>) -> Option<String> {
+    let pinned = pinned.filter(|pinned| pinned.role == Role::Server && pinned.joined.is_some())?;
+    let name = &pinned.node_name;
+    let command = format!(
+        "on another server: k3s kubectl annotate node {name} etcd.k3s.cattle.io/remove=true && k3s kubectl delete node {name}"
+    );
+    Some(match voters {
+        Some(0) => format!(
+            "{name} is the only server of its cluster: the cluster ends here. It comes back only from the backup or a snapshot, or as a new one (edge-central site reinit)"
+        ),
+        Some(1) => format!(
+            "the etcd member of {name} is not removed by a reset, and with two servers the other one loses its majority at once. First, {command}"
+        ),
+        _ => format!(
+            "the etcd member of {name} is not removed by a reset and counts against the majority until it is. Before or after it, {command}"
+        ),
+    })
+}
+
+/// A reset that has begun and not ended: nothing of k3s starts.
+#[must_use]
+pub fn unfinished(forget: bool) -> Refusal {
+    let command = if forget { "edge-bootstrap reset --yes --forget" } else { "edge-bootstrap reset --yes" };
+    Refusal::new(
+        "EB-resetting",
+        "a reset of this host has begun and is not finished",
+        format!("run `{command}`: it goes on where it was"),
+    )
+}
+
+/// A reset that is done: the host waits for a person's word.
+#[must_use]
+pub fn finished(at: &str, by: &str) -> Refusal {
+    Refusal::new(
+        "EB-reset",
+        format!("this host was reset at {at} by {by} and is in no cluster"),
+        "`edge-bootstrap apply` or `edge-bootstrap enrol` makes it claim its place again",
+    )
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+mod tests {
+    use super::*;
+    use crate::facts::runtime::pinned_server;
+
+    #[test]
+    fn a_file_without_our_mark_is_somebody_elses() {
+        assert!(is_ours(
+            paths::K3S_UNIT,
+            "# Written by edge-bootstrap; changes here are put back.\n[Unit]\n"
+        ));
+        assert!(!is_ours(paths::K3S_UNIT, "[Unit]\n# not Written by edge-bootstrap\n"));
+        assert!(is_ours(paths::CNI_LOOPBACK, "{\"name\":\"edge-loopback\"}"));
+        assert!(!is_ours(paths::CNI_LOOPBACK, "{\"name\":\"podman\"}"));
+    }
+
+    #[test]
+    fn what_a_node_needs_to_be_itself_again_is_never_moved_or_removed() {
+        let present = ["images", "containerd", "etc", "client-kubelet.key"].map(str::to_owned);
+        let goes: Vec<String> =
+            moved(&present).into_iter().chain(REMOVED.map(str::to_owned)).chain(own_files()).collect();
+        for (path, _) in kept(false) {
+            let is_lost = |gone: &String| path == gone || path.starts_with(&format!("{gone}/"));
+            assert!(!goes.iter().any(is_lost), "{path}");
+        }
+        for path in [paths::IDENTITY, paths::INVENTORY, paths::CLOCK, paths::NODE_CERT] {
+            assert!(!goes.iter().any(|gone| gone == path), "{path}");
+        }
+        assert!(goes.contains(&"/var/lib/rancher/k3s/agent/etc".to_owned()));
+        assert!(forgotten().iter().any(|path| path == paths::NODE_KEY));
+    }
+
+    #[test]
+    fn the_gate_line_goes_after_the_units_that_it_guards() {
+        let files = own_files();
+        let place = |wanted: &str| files.iter().position(|path| path == wanted).unwrap();
+        assert!(place(paths::K3S_UNIT) < place("/etc/systemd/system/k3s.service.d/10-edge-bootstrap.conf"));
+    }
+
+    #[test]
+    fn a_host_that_began_a_cluster_does_not_begin_another_in_the_same_epoch() {
+        let before = PinnedIdentity { init_started: Some(1), highest_epoch: 1, ..pinned_server() };
+        let after = identity_after(&before);
+        assert_eq!((after.init_started, after.highest_epoch, after.joined), (Some(1), 1, None));
+        assert_eq!(after.node_name, before.node_name);
+    }
+
+    #[test]
+    fn a_server_that_leaves_others_behind_is_told_how_they_get_rid_of_its_member() {
+        use crate::facts::runtime::Joined;
+        let joined = Some(Joined { ca_hash: None, etcd_member: Some("a-1".into()) });
+        let server = PinnedIdentity { joined, ..pinned_server() };
+        assert!(member_warning(Some(&server), Some(2)).unwrap().contains("etcd.k3s.cattle.io/remove=true"));
+        assert!(member_warning(Some(&server), Some(1)).unwrap().contains("majority at once"));
+        assert!(member_warning(Some(&server), Some(0)).unwrap().contains("only server"));
+        assert_eq!(member_warning(Some(&PinnedIdentity { joined: None, ..server }), Some(2)), None);
+        assert_eq!(member_warning(None, None), None);
+    }
+}
