@@ -110,6 +110,8 @@ pub const PEERS_ASKED: &str = "/run/edge-bootstrap/peers.json";
 pub const STARTS: &str = "/run/edge-bootstrap/starts.json";
 /// A restart beside other servers that was begun, and whether the room's Lease is ours.
 pub const TURN: &str = "/var/lib/edge-bootstrap/turn.json";
+/// The newest try of another version of k3s.
+pub const UPGRADE: &str = "/var/lib/edge-bootstrap/upgrade.json";
 /// What was seen of our units in this boot, so that a person's stop is noticed.
 pub const UNITS: &str = "/run/edge-bootstrap/units.json";
 

@@ -13,8 +13,10 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use edge_bootstrap::facts::runtime::Joined;
+use edge_bootstrap::facts::runtime::{Departing, Departure, Joined};
 use edge_bootstrap::identity;
+use edge_bootstrap::plan::forks;
+use edge_bootstrap::role::Role;
 use edge_bootstrap::sys::Root;
 use edge_bootstrap::wire::secret::sha256_hex;
 use whole::{Files, GATHER};
@@ -72,6 +74,46 @@ fn a_removed_members_datastore_is_whole_in_one_place_at_every_fault() {
     try_all(&host, &new, Some(&old), &["retiring-pinned", "retired", "leave-ended"]);
 }
 
+#[test]
+fn a_server_that_has_left_etcd_is_an_agent_after_every_fault() {
+    let host = Host::new();
+    let old = End::reach(&host, 1);
+    host.live();
+    host.departed();
+    let reference = host.copy();
+    let new = End::reach(&reference, AGENT);
+    let quarantine = DATASTORE.replace("server/", "server.quarantine-1/");
+    assert_eq!(new.files.get(&quarantine).map(Vec::as_slice), Some(b"old life".as_slice()));
+    assert!(new.files.contains_key("etc/systemd/system/k3s-agent.service"));
+    assert!(!new.files.contains_key("etc/systemd/system/k3s.service"));
+    try_all(&host, &new, Some(&old), &MENDS);
+}
+
+#[test]
+fn an_agent_that_becomes_a_server_is_one_or_the_other_at_every_fault() {
+    let host = Host::new();
+    let old = End::reach(&host, AGENT_BEFORE);
+    host.write(CERTIFICATE, "old life");
+    host.write("var/lib/rancher/k3s/agent/images/pause.tar", "image");
+    host.joined(None);
+    let reference = host.copy();
+    let new = End::reach(&reference, SERVER);
+    let quarantine = format!("{CERTIFICATE}.quarantine-1");
+    assert_eq!(new.files.get(&quarantine).map(Vec::as_slice), Some(b"old life".as_slice()));
+    assert!(new.files.contains_key("var/lib/rancher/k3s/agent/images/pause.tar"));
+    let config = String::from_utf8(new.files[CONFIG].clone()).unwrap();
+    assert!(config.contains("\nserver:") && !config.contains("cluster-init"), "no way to join: {config}");
+    try_all(&host, &new, Some(&old), &MENDS);
+}
+
+/// The assignment that makes a server an agent of its own cluster.
+const AGENT: u32 = 5;
+/// That of an agent with another k3s.
+const AGENT_BEFORE: u32 = 7;
+/// The assignment that makes an agent a server of its own cluster.
+const SERVER: u32 = 6;
+/// What an agent has of its cluster.
+const CERTIFICATE: &str = "var/lib/rancher/k3s/agent/client-kubelet.crt";
 /// The assignment of a member that joins its cluster anew.
 const REMOVED: u32 = 4;
 /// The node's password.
@@ -119,8 +161,11 @@ fn try_one(host: &Host, fault: &str, new: &End, old: Option<&End>) -> bool {
     let output = host.apply(Some(fault));
     let killed = output.status.code().is_none();
     assert_eq!(host.gather().problems(), Vec::<String>::new(), "after {fault}");
-    if new.number == ANOTHER_LIFE {
-        host.check_leave(fault);
+    match new.number {
+        ANOTHER_LIFE => host.check_leave(fault),
+        AGENT => host.check_role(fault, (Role::Agent, DATASTORE)),
+        SERVER => host.check_role(fault, (Role::Server, CERTIFICATE)),
+        _ => {}
     }
     let now = host.in_force();
     let is_old = old.map_or(now.is_empty(), |old| now == old.in_force);
@@ -137,7 +182,8 @@ fn names(files: &BTreeMap<String, Vec<u8>>) -> Vec<&String> {
     files.keys().collect()
 }
 
-/// The names of all fault points, as the source has them.
+/// The names of all fault points that a pass may come by, as the source has them:
+/// those of `reset`, which is no pass, begin with its name.
 fn points() -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let mut open = vec![PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/src"))];
@@ -147,7 +193,8 @@ fn points() -> BTreeSet<String> {
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             let text = std::fs::read_to_string(&path).unwrap();
             let names = text.split("point(\"").skip(1).filter_map(|rest| rest.split_once('"'));
-            found.extend(names.map(|(name, _)| name.to_owned()));
+            let of_passes = names.map(|(name, _)| name).filter(|name| !name.starts_with("reset-"));
+            found.extend(of_passes.map(str::to_owned));
         }
     }
     found
@@ -194,30 +241,34 @@ impl Host {
     fn assign(&self, number: u32) {
         let (k3s, epoch) = match number {
             ANOTHER_LIFE => (2, 2),
-            REMOVED => (2, 1),
+            REMOVED | AGENT | SERVER => (2, 1),
+            AGENT_BEFORE => (1, 1),
             other => (other, 1),
         };
         let others = match number {
-            REMOVED => {
+            REMOVED | AGENT | SERVER | AGENT_BEFORE => {
                 format!("ca_hash = \"{}\"\nservers = [\"https://172.16.36.2:6443\"]\n", "5d".repeat(32))
             }
             _ => String::new(),
         };
+        let (role, init, server_token) = match number {
+            AGENT | AGENT_BEFORE => ("agent", false, String::new()),
+            other => ("server", true, format!("server_token = \"server-token-{other}\"\n")),
+        };
         let text = format!(
             "schema = 1
 site = \"lab\"
-role = \"server\"
+role = \"{role}\"
 [node]
 name = \"172-16-36-1\"
 ip = \"172.16.36.1\"
 [cluster]
 name = \"lab\"
 epoch = {epoch}
-init = true
+init = {init}
 tls_san = [\"name-{number}.lab\"]
 {others}[join]
-server_token = \"server-token-{number}\"
-agent_token = \"agent-token-{number}\"
+{server_token}agent_token = \"agent-token-{number}\"
 [k3s]
 version = \"v1.36.{k3s}+k3s1\"
 [k3s.artifacts.amd64]
@@ -235,6 +286,22 @@ sha256 = \"{}\"
             self.write(path, "old life");
         }
         self.write("var/lib/rancher/k3s/agent/images/pause.tar", "image");
+    }
+
+    /// etcd has removed this server, and its cluster has forgotten that it was one.
+    fn departed(&self) {
+        let member = "172-16-36-1-0a1b2c3d".to_owned();
+        self.joined(Some(Departing { step: Departure::Tidied, member }));
+    }
+
+    /// The host has been READY.
+    fn joined(&self, departing: Option<Departing>) {
+        let root = Root::new(self.path());
+        let mut pinned = identity::load(&root).unwrap().value().unwrap();
+        let etcd_member = departing.as_ref().map(|departing| departing.member.clone());
+        pinned.joined = Some(Joined { ca_hash: Some("5d".repeat(32)), etcd_member });
+        pinned.departing = departing;
+        identity::pin(&root, &pinned).unwrap();
     }
 
     /// A member that etcd has removed, and that has lost its node password too.
@@ -263,6 +330,25 @@ sha256 = \"{}\"
             (2, true) => assert!(is_committed, "{fault}: the gate is open for the old configuration"),
             other => panic!("{fault}: the identity is {other:?}"),
         }
+    }
+
+    /// The gate opens for the configuration of the pinned role only, and what the
+    /// old role had is gone by then; never for a server that etcd has removed.
+    fn check_role(&self, fault: &str, (role, of_the_old): (Role, &str)) {
+        let pinned = identity::load(&Root::new(self.path())).unwrap().value().unwrap();
+        let is_there = self.path().join(of_the_old).exists();
+        let is_shut = forks::is_not_leaving(&pinned).is_some();
+        let is_agent = !self.in_force().iter().any(|text| is_server_token(text));
+        match (pinned.role == role, pinned.retiring.is_some()) {
+            (false, false) => assert!(is_there, "{fault}: moved before the leave was pinned"),
+            (false, true) => assert!(is_shut, "{fault}: the gate is open while its files go"),
+            (true, true) => assert!(is_shut && !is_there, "{fault}: the new role has the old one's files"),
+            (true, false) => {
+                assert!(!is_there && !is_shut, "{fault}: the leave ended too early");
+                assert_eq!(is_agent, role == Role::Agent, "{fault}: the configuration is the old role's");
+            }
+        }
+        assert!(is_shut || pinned.departing.is_none(), "{fault}: a removed server could start");
     }
 
     fn apply(&self, fault: Option<&str>) -> Output {
@@ -348,13 +434,22 @@ sha256 = \"{}\"
     }
 }
 
+/// Whether a token is one with which a server joins.
+fn is_server_token(token: &[u8]) -> bool {
+    token.starts_with(b"K10") && String::from_utf8_lossy(token).contains("::server:")
+}
+
 fn binary(number: u32) -> String {
     format!("k3s number {number}\n")
 }
 
 /// Not compared: temporary files of a killed pass (the daemon sweeps them), earlier copies of
-/// state files, and what is remembered by inode.
+/// state files, and what is remembered by inode, as the record beside a binary.
 fn is_incidental(path: &Path) -> bool {
     let name = path.file_name().unwrap().to_string_lossy();
-    name.ends_with(".tmp") || name.ends_with(".part") || name.ends_with(".prev") || name == "versions.json"
+    name.ends_with(".tmp")
+        || name.ends_with(".part")
+        || name.ends_with(".prev")
+        || name == "versions.json"
+        || name == "k3s.sha256"
 }

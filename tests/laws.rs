@@ -18,6 +18,7 @@ use edge_bootstrap::facts::k3s_config::Effective;
 use edge_bootstrap::facts::runtime::Joined;
 use edge_bootstrap::paths;
 use edge_bootstrap::plan::diff;
+use edge_bootstrap::plan::keys::{Key, Kind, May};
 use edge_bootstrap::plan::{self, Inputs, Local, Plan, WaitingOn, keys};
 use edge_bootstrap::role::{self, Assignment};
 use proptest::prelude::*;
@@ -82,20 +83,49 @@ fn taints() -> impl Strategy<Value = Value> {
     })
 }
 
-fn free_keys() -> impl Strategy<Value = Value> {
-    let value = prop_oneof![
+/// A value of any kind, whatever the key takes.
+fn any_value() -> impl Strategy<Value = Value> {
+    prop_oneof![
         any::<bool>().prop_map(|on| json!(on)),
         any::<u16>().prop_map(|number| json!(number)),
         "[^\\p{C}]{1,20}".prop_map(|text| json!(text)),
         prop::collection::vec("[a-z-]{1,10}=[^\\p{C}]{0,10}", 1..3).prop_map(|list| json!(list)),
-    ];
+    ]
+}
+
+/// A value of the kind that the key takes.
+fn value_of(key: Key) -> BoxedStrategy<Value> {
+    match key.kind() {
+        Kind::Switch => any::<bool>().prop_map(|on| json!(on)).boxed(),
+        Kind::Number => any::<u16>().prop_map(|number| json!(number)).boxed(),
+        Kind::Duration => (1_u16..).prop_map(|minutes| json!(format!("{minutes}m"))).boxed(),
+        Kind::Text("") => "[^\\p{C}]{1,20}".prop_map(|text| json!(text)).boxed(),
+        Kind::Text(words) => {
+            prop::sample::select(words.split(',').collect::<Vec<_>>()).prop_map(|word| json!(word)).boxed()
+        }
+        Kind::List => {
+            prop::collection::vec("[a-z-]{1,10}=[^\\p{C}]{0,10}", 1..3).prop_map(|list| json!(list)).boxed()
+        }
+    }
+}
+
+fn rows(wanted: fn(&Key) -> bool) -> impl Strategy<Value = Key> {
+    prop::sample::select(keys::rows().filter(wanted).collect::<Vec<_>>())
+}
+
+fn free_keys() -> impl Strategy<Value = Value> {
     let key = prop_oneof![
-        3 => prop::sample::select(vec!["debug", "kubelet-arg", "node-external-ip", "protect-kernel-defaults"]),
-        3 => prop::sample::select(keys::FREE.to_vec()),
-        1 => prop::sample::select(keys::SERVER_ONLY.to_vec()),
-        1 => prop::sample::select(keys::NEED_PERMISSION.to_vec()),
+        3 => rows(|key| key.may() == May::Free && key.serves(role::Role::Agent)),
+        3 => rows(|key| key.may() == May::Free),
+        1 => rows(|key| !key.serves(role::Role::Agent)),
+        1 => rows(|key| key.may() == May::Host),
     ];
-    let some = prop::collection::btree_map(key, value, 0..3).prop_map(|map| json!(map));
+    let entry = key.prop_flat_map(|key| {
+        let value = prop_oneof![5 => value_of(key), 1 => any_value()];
+        value.prop_map(move |value| (key.name, value))
+    });
+    let some = prop::collection::vec(entry, 0..3)
+        .prop_map(|entries| json!(entries.into_iter().collect::<std::collections::BTreeMap<_, _>>()));
     prop_oneof![Just(json!({})), some]
 }
 

@@ -38,13 +38,14 @@ const LAYERS: [(u8, &[&str]); 6] = [
             "mirrors",
             "containerd",
             "kube",
+            "upgrade",
         ],
     ),
     (4, &["boot", "daemon", "gate", "hatches"]),
     (5, &["cli", "logging", "lib", "main"]),
 ];
 /// Records of L3 that the steps may share.
-const RECORDS: [&str; 12] = [
+const RECORDS: [&str; 13] = [
     "binary",
     "ledger",
     "identity",
@@ -57,6 +58,7 @@ const RECORDS: [&str; 12] = [
     "mirrors",
     "containerd",
     "kube",
+    "upgrade",
 ];
 
 /// What only `sys` may do, by the words that say it in code.

@@ -159,7 +159,14 @@ impl Place {
     async fn bring(&self, paths: &[&str]) -> Result<(), ArtifactError> {
         let urls: Vec<_> = paths.iter().map(|path| self.server.url(path).parse().unwrap()).collect();
         let sha256 = sha256(&binary()).parse().unwrap();
-        let wanted = Wanted { title: "k3s", path: "/k3s", mode: 0o755, urls: &urls, sha256: &sha256 };
+        let wanted = Wanted {
+            title: "k3s",
+            path: "/k3s",
+            mode: 0o755,
+            urls: &urls,
+            sha256: &sha256,
+            floor: edge_bootstrap::sys::space::program_floor,
+        };
         let downloader = Downloader::new(&Source::None, &Quiet).patient(Duration::from_secs(1));
         apply::bring(&self.root, wanted, &downloader).await
     }

@@ -10,6 +10,7 @@ use std::path::Path;
 
 use edge_bootstrap::facts::HostFacts;
 use edge_bootstrap::facts::runtime::Joined;
+use edge_bootstrap::plan::upgrade::{PlannedUpgrade, Step};
 use edge_bootstrap::plan::{
     self, Inputs, Local, PlannedImage, PlannedQuarantine, PlannedRemoval, PlannedRestore, PoolAct, PoolSpace,
     RestoreFrom, WaitingOn, diff,
@@ -170,6 +171,15 @@ fn plan_json(facts: &HostFacts) -> Value {
     plan.images.push(PlannedImage {
         urls: vec!["https://files.example.net/images.tar".parse().unwrap()],
         sha256: "ab".repeat(32).parse().unwrap(),
+    });
+    plan.upgrade = Some(PlannedUpgrade {
+        from: "v1.36.1+k3s1".parse().unwrap(),
+        to: "v1.36.2+k3s1".parse().unwrap(),
+        step: Step::Due,
+        reason: Some("servers go first".to_owned()),
+        artifact: plan.artifacts.first().cloned(),
+        wish: String::new(),
+        words: None,
     });
     plan.units[0].restart_pending = Some("node-label changed".to_owned());
     plan.identity.as_mut().unwrap().joined = facts_joined();
@@ -341,10 +351,11 @@ fn what_a_reset_would_do_fits() {
         kept: vec![item],
         ..Manifest::default()
     };
-    for (manifest, kill_only) in [(filled, false), (Manifest::default(), true)] {
-        let printed = manifest.to_json(Wish { kill_only, forget: false });
-        assert_closed(&schema("reset.json"), &printed);
+    let schema = schema("reset.json");
+    for kill_only in [false, true] {
+        assert_closed(&schema, &filled.to_json(Wish { kill_only, forget: false }));
     }
+    assert_fits(&schema, &Manifest::default().to_json(Wish { kill_only: true, forget: true }));
 }
 
 // === doctor ===

@@ -102,6 +102,18 @@ pub async fn fetch(root: &Root, plan: &CheckedPlan, download: &impl Download) ->
     point("artifacts-done")
 }
 
+/// Fetches the version that an upgrade goes to. Puts nothing in force.
+///
+/// # Errors
+/// As [`fetch`].
+pub async fn stage(root: &Root, plan: &CheckedPlan, download: &impl Download) -> Result<(), ArtifactError> {
+    let upgrade = plan.plan().upgrade.as_ref();
+    match upgrade.and_then(|upgrade| upgrade.artifact.as_ref()) {
+        Some(artifact) => artifact::ensure(root, artifact, download).await,
+        None => Ok(()),
+    }
+}
+
 /// Makes all files of `plan` true. Nothing here waits for a network.
 ///
 /// # Errors

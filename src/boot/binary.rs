@@ -100,7 +100,9 @@ pub(super) fn tidy(agent: &Agent, checked: &CheckedPlan, pass: &Pass) {
     let started = pass.facts.runtime.k3s.started_binary.known().cloned().flatten();
     let planned = plan.artifacts.iter().map(|artifact| artifact.path.clone());
     let targets = plan.links.iter().map(|link| link.target.clone());
-    remove_others(&agent.root, started.into_iter().chain(planned).chain(targets));
+    let tried = plan.upgrade.iter().flat_map(|upgrade| [&upgrade.from, &upgrade.to]);
+    let tried = tried.map(|version| paths::k3s_binary(version.as_str()));
+    remove_others(&agent.root, started.into_iter().chain(planned).chain(targets).chain(tried));
 }
 
 /// Nothing goes while nobody noted which version was before this one.

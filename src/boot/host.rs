@@ -73,6 +73,8 @@ pub struct Agent {
     pub containerd: crate::verify::Memory,
     /// What passes remember of the room's manifests.
     pub manifests: super::manifests::Memory,
+    /// What passes remember of members that leave.
+    pub retired: super::retired::Memory,
     /// What passes remember of the room's Lease.
     pub turn: super::turn::Memory,
     /// What passes remember of downloads that found no room.
@@ -103,6 +105,7 @@ impl Agent {
             time: super::Remembered::default(),
             containerd: crate::verify::Memory::default(),
             manifests: super::manifests::Memory::default(),
+            retired: super::retired::Memory::default(),
             turn: super::turn::Memory::default(),
             rests: super::Rests::default(),
             watcher: Box::new(super::Quiet),

@@ -103,7 +103,7 @@ pub(super) async fn keep(agent: &mut Agent, checked: &CheckedPlan, pass: &mut Pa
 
 /// Whether this host runs a server whose API and Node were good in this pass: a
 /// cluster that has only just begun does not know Addons yet.
-fn serves(checked: &CheckedPlan, pass: &Pass) -> bool {
+pub(super) fn serves(checked: &CheckedPlan, pass: &Pass) -> bool {
     let is_good = |name: &str| {
         let probes = pass.verdict.iter().flat_map(|verdict| &verdict.probes);
         probes.into_iter().any(|probe| probe.name == name && probe.state == State::Ok)
@@ -168,6 +168,9 @@ async fn carry_out(
             kube.claim_addon(addon, &source, (assignment.issued_at.unwrap_or(0), *is_new)).await?;
         }
         Act::Write(file) => {
+            if !root.exists(manifests::DIRECTORY) {
+                root.make_dir(manifests::DIRECTORY, 0o700)?;
+            }
             atomic::write(root, &file.path, &file.bytes, MODE)?;
             info!(EDGE_STEP = "apply", EDGE_PATH = %file.path, EDGE_REASON = %file.reason, "manifest written");
         }

@@ -23,12 +23,15 @@ mod record;
 mod renames;
 pub mod reset;
 mod retire;
+pub mod retired;
+mod roles;
 mod steps;
 pub mod storage;
 mod store;
 pub mod summary;
 mod time;
 pub mod turn;
+mod upgrade;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -134,6 +137,10 @@ pub struct Pass {
     pub blocked: bool,
     /// What a restart that is due waits for.
     pub turn: Option<crate::plan::turn::Wait>,
+    /// Node ids of retired hosts of which the cluster has nothing left.
+    pub retired: Vec<String>,
+    /// A retirement goes on: worth to look again soon.
+    pub retires: bool,
     /// Something was pinned that the next plan depends on.
     pub again: bool,
 }
@@ -178,7 +185,9 @@ async fn line(agent: &mut Agent, order: Order, pass: &mut Pass) -> Result<(), St
     mirrors::notice(order, pass);
     storage::look(agent, order, pass).await;
     disk::measure(agent, order, pass).await;
+    upgrade::offline(agent, order, pass);
     let plan = steps::plan(agent, pass)?;
+    upgrade::tell(&plan, pass);
     containerd::notice(agent, pass);
     steps::tell_token(pass);
     if order.observe_only {
@@ -202,10 +211,13 @@ async fn line(agent: &mut Agent, order: Order, pass: &mut Pass) -> Result<(), St
     turn::take(agent, &plan, pass).await?;
     address::watch(agent, &plan, pass);
     steps::verify(agent, &plan, pass).await?;
+    roles::depart(agent, &plan, pass).await?;
     health::remember(agent);
     binary::tidy(agent, &plan, pass);
     turn::end(agent, &plan, pass).await;
+    upgrade::go_on(agent, &plan, pass).await?;
     manifests::keep(agent, &plan, pass).await;
+    retired::keep(agent, &plan, pass).await;
     record::learn(agent, &plan, pass).await
 }
 

@@ -130,7 +130,9 @@ async fn failed(agent: &mut Agent, checked: &CheckedPlan, pass: &mut Pass) -> Re
         return Ok(());
     }
     let containerd = containerd::gave_up(&agent.root, &pass.facts, last_good);
-    if containerd.is_none() && !gave_up(pass, checked) {
+    // What another version of k3s does is not its configuration's fault.
+    let is_tried = checked.plan().upgrade.as_ref().is_some_and(|upgrade| *upgrade.in_force() == upgrade.to);
+    if containerd.is_none() && (is_tried || !gave_up(pass, checked)) {
         return Ok(());
     }
     if let Some(why) = containerd::keeps_here(&agent.root, &pass.facts, last_good).await {

@@ -14,15 +14,17 @@ use tracing::{debug, info};
 
 use super::{Agent, Pass, Stop, StopKind};
 use crate::error::Chain;
+use crate::facts::upgrade::Progress;
 use crate::kube::lease::RESTART;
 use crate::kube::{Kube, KubeError, Node};
 use crate::plan::turn::{self, Held, Other, Seen, Wait};
+use crate::plan::upgrade::Step;
 use crate::plan::{CheckedPlan, PlannedUnit, Refusal};
 use crate::role::Role;
 use crate::sys::statefile::{self, Loaded, StateError};
 use crate::sys::{Root, clock, host};
 use crate::verify::Health;
-use crate::{activate, paths};
+use crate::{activate, paths, upgrade};
 
 /// From the look at the room to the restart. A process that slept longer may have
 /// lost its turn meanwhile.
@@ -53,7 +55,7 @@ pub struct Memory {
 
 impl Memory {
     /// How long what `stamp` stands for has not changed, `now` being a time since boot.
-    fn watched(&mut self, stamp: String, now: Duration) -> Duration {
+    pub(super) fn watched(&mut self, stamp: String, now: Duration) -> Duration {
         if self.stamp != stamp {
             (self.stamp, self.since) = (stamp, now);
         }
@@ -62,10 +64,20 @@ impl Memory {
 }
 
 /// Restarts k3s where that is due and it is this host's turn; else the pass says
-/// what it waits for.
+/// what it waits for. What an upgrade that is due does anyhow is not done twice.
 pub(super) async fn take(agent: &mut Agent, checked: &CheckedPlan, pass: &mut Pass) -> Result<(), Stop> {
+    let is_due = checked.plan().upgrade.as_ref().is_some_and(|upgrade| upgrade.step == Step::Due);
+    if is_due { Ok(()) } else { restart(agent, checked, pass).await }
+}
+
+/// Restarts k3s where that is due: a server beside others in its turn, any other
+/// host at once.
+pub(super) async fn restart(agent: &mut Agent, checked: &CheckedPlan, pass: &mut Pass) -> Result<(), Stop> {
     let Some((unit, reason)) = due(checked, pass) else { return Ok(()) };
-    if let Err(wait) = begin(agent, checked, pass).await? {
+    let duty = pass.assignment.as_ref().and_then(|assignment| assignment.duty.as_ref());
+    let is_alone = duty.is_none_or(|duty| duty.role == Role::Agent || duty.cluster.servers.is_empty());
+    let begun = if is_alone { Ok(()) } else { begin(agent, checked, pass).await? };
+    if let Err(wait) = begun {
         debug!(EDGE_STEP = "activate", EDGE_REASON = %wait.reason, "restart waits for its turn");
         pass.turn = Some(wait);
         return Ok(());
@@ -90,11 +102,14 @@ fn due(checked: &CheckedPlan, pass: &Pass) -> Option<(PlannedUnit, String)> {
 }
 
 /// Takes the Lease, or finds that it is in our hand already.
-async fn begin(agent: &mut Agent, checked: &CheckedPlan, pass: &Pass) -> Result<Result<(), Wait>, Stop> {
+pub(super) async fn begin(
+    agent: &mut Agent,
+    checked: &CheckedPlan,
+    pass: &Pass,
+) -> Result<Result<(), Wait>, Stop> {
     let Some(me) = me(checked) else { return Ok(Err(Wait::long("this host has no identity yet"))) };
-    let digest = checked.plan().generation.as_ref().map(|generation| generation.digest.clone());
     let turn = Turn {
-        digest: digest.unwrap_or_default(),
+        digest: digest(checked),
         boot_id: host::boot_id(&agent.root).unwrap_or_default(),
         at_s: clock::monotonic().as_secs(),
         open: true,
@@ -116,6 +131,14 @@ async fn begin(agent: &mut Agent, checked: &CheckedPlan, pass: &Pass) -> Result<
     }
     let is_fresh = clock::since_boot().saturating_sub(begun) < FRESH;
     Ok(if is_fresh { Ok(()) } else { Err(Wait::soon("the look at the room took too long")) })
+}
+
+/// Names what a restart brings into force: values and, where it is ours, the binary.
+fn digest(checked: &CheckedPlan) -> String {
+    let plan = checked.plan();
+    let values = plan.generation.as_ref().map_or("", |generation| generation.digest.as_str());
+    let binary = plan.links.iter().find(|link| link.path == paths::K3S_LINK);
+    format!("{values} {}", binary.map_or("", |link| link.target.as_str()))
 }
 
 /// k3s has started since and is to be restarted for the same again.
@@ -142,7 +165,7 @@ async fn look(
     Ok(lease)
 }
 
-fn unreached(error: &KubeError) -> Wait {
+pub(super) fn unreached(error: &KubeError) -> Wait {
     match error {
         KubeError::Conflict { .. } => Wait::soon("another server took the room's Lease just now"),
         error => Wait::long(format!("the API of this host must answer first: {}", error.words())),
@@ -163,11 +186,13 @@ async fn others(kube: Kube<'_>, checked: &CheckedPlan, pass: &Pass) -> Result<Ve
     Ok(others)
 }
 
-async fn ask(kube: Kube<'_>, other: &mut Other) {
+/// Notes why this voter may not be counted on, by its own word.
+pub(super) async fn ask(kube: Kube<'_>, other: &mut Other) {
     other.trouble = kube.serves(&other.address).await.err().map(|error| error.words());
 }
 
-fn seen(node: &Node) -> Seen {
+/// A Node as the rules of turns see it.
+pub(super) fn seen(node: &Node) -> Seen {
     let has_condition = node.status.conditions.iter().any(|condition| condition.kind == VOTES);
     Seen {
         name: node.metadata.name.clone(),
@@ -210,6 +235,9 @@ async fn give_back(agent: &Agent, me: &str) -> Result<(), String> {
     let node = kube.node(turn::node_of(me)).await.map_err(|error| error.words())?;
     let node = node.as_ref().map(seen).filter(|node| node.is_ready && node.votes);
     node.ok_or("the own Node is not Ready, or has no vote in etcd")?;
+    let tried = upgrade::load(&agent.root).filter(|attempt| attempt.state == Progress::Failed);
+    let wish = tried.as_ref().map(|attempt| attempt.wish.as_str());
+    let lease = lease.telling(turn::node_of(me), wish);
     kube.give(&lease, "", &agent.clock.rfc3339()).await.map_err(|error| error.words())
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::json;
 
-use super::{Common, apply, output};
+use super::{Common, apply, output, person};
 use crate::boot::Agent;
 use crate::boot::adopt::{self, Look};
 use crate::plan::adopt::{Difference, shown};
@@ -68,7 +68,8 @@ async fn take(common: &Common, agent: &Agent, restart: bool) -> anyhow::Result<u
     for path in adopt::take(&agent.root, agent.clock, &look, restart)? {
         output::note(&format!("wrote {path}"));
     }
-    // The settings may name the assignment only now.
+    // The settings may name the assignment only now, for the daemon too.
+    person::wake(common).await;
     apply::with_lock(common.agent()?, lock).await
 }
 

@@ -16,7 +16,7 @@ use crate::report::status::{self, Status};
 use crate::report::{self};
 use crate::sys::lock::Lock;
 use crate::sys::{Root, host, lock};
-use crate::{activate, hatches, hold, ledger, paths, pause, reset};
+use crate::{activate, hatches, hold, ledger, paths, pause, reset, upgrade};
 
 /// How long the central service may be asked in one pass.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -91,6 +91,7 @@ fn start_afresh(agent: &Agent) -> anyhow::Result<()> {
     let now = ledger::load(&agent.root)?.value();
     ledger::record(&agent.root, now.as_ref(), ledger::Event::Forgiven)?;
     boot::containerd::forget(&agent.root);
+    upgrade::forgive(&agent.root)?;
     Ok(())
 }
 

@@ -77,8 +77,8 @@ pub async fn resume(common: &Common) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-/// The daemon looks again at once. Without one there is nobody to wake.
-async fn wake(common: &Common) {
+/// The daemon reads its settings and looks again at once. Without one there is nobody to wake.
+pub(super) async fn wake(common: &Common) {
     let systemd = systemd::Systemd::new(&common.root());
     if let Ok(unit) = systemd.unit(DAEMON).await
         && unit.main_pid != 0

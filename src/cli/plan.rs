@@ -108,6 +108,9 @@ fn show(common: &Common, plan: Plan, inputs: Inputs<'_>) -> anyhow::Result<u8> {
 /// The plan for people: what changes, why, and the diff.
 fn text(plan: &Plan, changes: &Changes, facts: &HostFacts) -> String {
     let mut out = String::new();
+    if let Some(departure) = &plan.departure {
+        let _ = writeln!(out, "leave etcd\n    because: {}", departure.reason);
+    }
     if let Some(retirement) = &plan.retirement {
         let _ = writeln!(out, "leave the old life\n    because: {}", retirement.reason);
     }
@@ -133,6 +136,7 @@ fn text(plan: &Plan, changes: &Changes, facts: &HostFacts) -> String {
         );
     }
     storage(&mut out, plan, changes);
+    lines(&mut out, "upgrade", changes.upgrade.iter().cloned());
     for title in &changes.artifacts {
         let _ = writeln!(out, "fetch {title}");
     }

@@ -501,7 +501,8 @@ impl Daemon {
     fn report(&mut self, pass: &Pass) {
         let identity = summary::identity(pass);
         let evidence = Evidence { facts: &pass.facts, identity, snapshots: &[] };
-        let report = report::report(&self.status, evidence, 0);
+        let mut report = report::report(&self.status, evidence, 0);
+        report.cluster.retired.clone_from(&pass.retired);
         if let Some(talk) = &self.talk {
             talk.report(report);
         }
@@ -547,7 +548,7 @@ fn pause_after(pass: &Pass) -> Duration {
     match &pass.stop {
         _ if pass.again => Duration::ZERO,
         Some(_) => RETRY,
-        None if pass.turn.as_ref().is_some_and(|wait| wait.soon) => SOON,
+        None if pass.retires || pass.turn.as_ref().is_some_and(|wait| wait.soon) => SOON,
         None if pass.is_steady() => QUIET,
         None if pass.verdict.is_none() => Duration::ZERO,
         None if pass.comes_up() => SOON,

@@ -20,6 +20,7 @@ pub mod storage;
 pub mod store;
 pub mod system;
 pub mod thin;
+pub mod upgrade;
 
 use serde::{Deserialize, Serialize};
 

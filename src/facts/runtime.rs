@@ -9,6 +9,7 @@ use super::Fact;
 use super::k3s_config::{Effective, Layer};
 use super::mirrors::Mirrors;
 use super::overrides::Override;
+use super::upgrade::Attempt;
 
 /// What runs on the host, and what our files hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,6 +109,9 @@ pub struct K3s {
     /// The disk of a server's datastore, once it was measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data_disk: Option<DataDisk>,
+    /// The newest try of another version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upgrade: Option<Attempt>,
 }
 
 /// How fast a disk makes small writes durable, as it was measured last.
@@ -164,6 +168,10 @@ pub struct StartRecord {
     /// containerd: SHA-256 of our configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<String>,
+    /// k3s: names the datastore as it was before the first start of `binary`, while
+    /// that is being tried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub datastore: Option<String>,
     /// In the agent's own record of a job: main process that the job left.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub main_pid: Option<u32>,
@@ -268,6 +276,30 @@ pub struct PinnedIdentity {
     /// A leave that has begun: nothing of k3s starts before it is done.
     #[serde(default)]
     pub retiring: Option<Retiring>,
+    /// A server that leaves etcd before it stops being one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub departing: Option<Departing>,
+}
+
+/// How far a server has come that leaves etcd.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Departing {
+    /// The step that was reached last.
+    pub step: Departure,
+    /// Full name of the member that goes, `NODE-12345678`.
+    pub member: String,
+}
+
+/// A step on the way out of etcd.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Departure {
+    /// The cluster was asked to remove the member, or may have been.
+    Asked,
+    /// etcd has removed the member: nothing of this host's k3s starts any more.
+    Left,
+    /// Nothing in the cluster calls this Node a server any more.
+    Tidied,
 }
 
 /// The interface of the node IP.
@@ -332,5 +364,6 @@ pub(crate) fn pinned_server() -> PinnedIdentity {
         highest_epoch: 1,
         nic: None,
         retiring: None,
+        departing: None,
     }
 }

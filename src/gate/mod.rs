@@ -23,11 +23,12 @@ use crate::facts::Fact;
 use crate::facts::k3s_config::Effective;
 use crate::facts::overrides::Override;
 use crate::facts::runtime::{PinnedIdentity, StartRecord};
+use crate::facts::upgrade::Progress;
 use crate::plan::forks::Datastore;
 use crate::plan::{Refusal, units};
 use crate::sys::{Clock, Root, atomic, host};
 use crate::wire::secret::sha256_hex;
-use crate::{hold, observe, paths};
+use crate::{hold, observe, paths, upgrade};
 
 /// What the gate found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -126,6 +127,7 @@ fn record_start(root: &Root, unit: &str) {
     let record = if units::is_k3s(unit) {
         StartRecord {
             effective: observe::k3s::effective(root).known().cloned(),
+            datastore: datastore_before(root, unit),
             binary: root.read_link(paths::K3S_LINK).ok().flatten(),
             ..StartRecord::default()
         }
@@ -145,6 +147,16 @@ fn record_start(root: &Root, unit: &str) {
     }
 }
 
+/// How the datastore was before the first start of a version that is tried. Only
+/// the record of the version before, in this boot, shows that this is the first.
+fn datastore_before(root: &Root, unit: &str) -> Option<String> {
+    let tried = upgrade::load(root).filter(|attempt| attempt.state == Progress::Begun)?;
+    let record = observe::k3s::started(root, &[unit.trim_end_matches(".service")]);
+    let before = record.known()?.as_ref()?;
+    let is_first = before.binary.as_ref() != Some(&paths::k3s_binary(&tried.to));
+    if is_first { observe::k3s::datastore_stamp(root) } else { before.datastore.clone() }
+}
+
 /// The gate ends itself after this many seconds; systemd takes that for "go".
 pub const LIMIT_S: u32 = 5;
 
@@ -156,6 +168,8 @@ pub fn arm() {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::facts::runtime::pinned_server;
     use crate::identity;
@@ -199,6 +213,35 @@ mod tests {
         let record = observe::k3s::started(&host.root, &["k3s"]);
         let record = record.known().unwrap().as_ref().unwrap();
         assert_eq!(record.effective.as_ref().unwrap().first("node-ip"), Some("172.16.36.1"));
+    }
+
+    #[test]
+    fn how_the_datastore_was_is_noted_before_the_first_start_of_a_version_that_is_tried() {
+        let host = healthy();
+        let datastore = || {
+            assert_eq!(host.code("k3s.service"), None);
+            observe::k3s::started(&host.root, &["k3s"]).known().unwrap().as_ref().unwrap().datastore.clone()
+        };
+        host.root.ensure_dir("/usr/local/bin").unwrap();
+        let link = |version: &str| {
+            host.put(&paths::k3s_binary(version), "k3s");
+            atomic::link(&host.root, paths::K3S_LINK, &paths::k3s_binary(version)).unwrap();
+        };
+        link("v1.36.2+k3s1");
+        assert_eq!(datastore(), None, "nothing is tried");
+        let attempt = json!({"wish": "", "from": "v1.36.2+k3s1", "from_binary": "", "to": "v1.37.0+k3s1",
+            "at": "", "state": "begun"});
+        upgrade::store(&host.root, &serde_json::from_value(attempt).unwrap()).unwrap();
+        link("v1.37.0+k3s1");
+        let before = datastore();
+        assert!(before.is_some());
+        host.put("/var/lib/rancher/k3s/server/db/etcd/member/wal/0-1.wal", "more");
+        assert_ne!(before, observe::k3s::datastore_stamp(&host.root));
+        assert_eq!(datastore(), before, "a second start says how it was before the first");
+        // After a reboot nobody knows whether it was the first.
+        host.root.remove_file(&paths::started_with("k3s")).unwrap();
+        assert_eq!(datastore(), None);
+        assert_eq!(datastore(), None);
     }
 
     #[test]

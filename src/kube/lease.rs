@@ -14,6 +14,8 @@ use super::{Kube, KubeError};
 pub const RESTART: &str = "edge-bootstrap-restart";
 /// How long a holder means to hold it, in seconds.
 const TERM_S: u64 = 600;
+/// Annotation: name of a Node, a blank, and what it did not come up with.
+const FAILED: &str = "edge-bootstrap/failed-upgrade";
 const ALL: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases";
 
 /// A Lease as it was read; it may be one that nobody has made yet.
@@ -34,6 +36,28 @@ impl Lease {
     #[must_use]
     pub fn term(&self) -> Duration {
         Duration::from_secs(self.spec("leaseDurationSeconds").as_u64().unwrap_or(TERM_S))
+    }
+
+    /// The Node that went back from an upgrade, and the name of what it tried.
+    #[must_use]
+    pub fn failed(&self) -> Option<(&str, &str)> {
+        let annotations = self.object.as_ref().map(|object| &object["metadata"]["annotations"]);
+        annotations?[FAILED].as_str()?.split_once(' ')
+    }
+
+    /// The same Lease with another word about `node`: what it tried and went back
+    /// from; `None` takes back only what that Node itself had said.
+    #[must_use]
+    pub fn telling(mut self, node: &str, wish: Option<&str>) -> Self {
+        let is_own = self.failed().is_some_and(|(by, _)| by == node);
+        let Some(object) = &mut self.object else { return self };
+        if let Some(wish) = wish {
+            object["metadata"]["annotations"][FAILED] = json!(format!("{node} {wish}"));
+        } else if let Some(annotations) = object["metadata"]["annotations"].as_object_mut().filter(|_| is_own)
+        {
+            annotations.remove(FAILED);
+        }
+        self
     }
 
     /// Differs from what was read before when anybody changed it since.
@@ -114,6 +138,19 @@ mod tests {
                 "spec": {"holderIdentity": "a_1", "leaseDurationSeconds": 600, "leaseTransitions": 1,
                     "acquireTime": "2026-11-21T10:00:00.000000Z", "renewTime": "2026-11-21T10:00:00.000000Z"}})
         );
+    }
+
+    #[test]
+    fn a_lease_tells_who_went_back_until_that_one_takes_it_back() {
+        let free = || lease(Some(lease(None).given("", NOW)));
+        assert_eq!(free().failed(), None);
+        let told = free().telling("a", Some("w"));
+        assert_eq!(told.failed(), Some(("a", "w")));
+        let kept = told.telling("b", None);
+        assert_eq!(kept.failed(), Some(("a", "w")), "it is not another's to take back");
+        assert_eq!(lease(Some(kept.given("b_2", NOW))).failed(), Some(("a", "w")));
+        assert_eq!(kept.clone().telling("a", None).failed(), None);
+        assert_eq!(free().telling("a", None).failed(), None);
     }
 
     #[test]

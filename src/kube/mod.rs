@@ -7,7 +7,10 @@
 
 pub mod addon;
 pub mod lease;
+mod leave;
 mod node;
+pub mod retired;
+mod version;
 
 use std::time::Duration;
 
@@ -83,7 +86,7 @@ pub enum KubeError {
 #[derive(Debug, Clone, Copy)]
 pub struct Kube<'a> {
     root: &'a Root,
-    base: &'static str,
+    base: &'a str,
     files: [&'static str; 3],
 }
 
@@ -99,6 +102,13 @@ impl<'a> Kube<'a> {
     #[must_use]
     pub fn nearest_admin(root: &'a Root) -> Self {
         Self { root, base: NEAREST, files: ADMIN }
+    }
+
+    /// As administrator, through the API server at `base` (`https://HOST:PORT`):
+    /// on a server, for what this host must not be asked itself.
+    #[must_use]
+    pub fn admin_at(root: &'a Root, base: &'a str) -> Self {
+        Self { root, base, files: ADMIN }
     }
 
     /// As this host's kubelet: on every node, for its own Node.

@@ -11,9 +11,9 @@ const ETCD_ROLE: &str = "node-role.kubernetes.io/etcd";
 /// Label of a Node whose host runs the control plane.
 const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
 /// Annotation with a server's full etcd member name.
-const MEMBER_NAME: &str = "etcd.k3s.cattle.io/node-name";
+pub(super) const MEMBER_NAME: &str = "etcd.k3s.cattle.io/node-name";
 /// Annotation with the address that a server's etcd member has.
-const MEMBER_ADDRESS: &str = "etcd.k3s.cattle.io/node-address";
+pub(super) const MEMBER_ADDRESS: &str = "etcd.k3s.cattle.io/node-address";
 
 /// All Nodes of the cluster.
 pub type Nodes = Vec<Node>;

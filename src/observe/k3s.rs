@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 
 use super::{overrides, text, versions};
-use crate::binary;
 use crate::error::Chain;
 use crate::facts::Fact;
 use crate::facts::ca::ca_hash_of_pem;
@@ -20,7 +19,8 @@ use crate::paths::{
 use crate::plan::binary::{Look, printed_version};
 use crate::role::version::K3sVersion;
 use crate::sys::Root;
-use crate::wire::secret::fingerprint;
+use crate::wire::secret::{fingerprint, sha256_hex};
+use crate::{binary, upgrade};
 
 /// k3s as installed and as it last started.
 pub async fn observe(root: &Root) -> K3s {
@@ -41,6 +41,7 @@ pub async fn observe(root: &Root) -> K3s {
         node_password: node_password(root),
         overrides: all_overrides(root),
         server_token: server_token(root),
+        upgrade: upgrade::load(root),
         data_disk: root.read_text(DATA_DISK).ok().flatten().and_then(|text| DataDisk::parse(&text)),
     }
 }
@@ -183,6 +184,21 @@ pub fn has_datastore(root: &Root) -> Fact<bool> {
         Ok(names) => Fact::Known(!names.is_empty()),
         Err(error) => text::because(&error),
     }
+}
+
+/// Names the datastore as it lies there: whoever opens it changes its log at once
+/// (etcd: server/storage/wal/wal.go `ReadAll` cuts its end). `None` when that
+/// cannot be told.
+#[must_use]
+pub fn datastore_stamp(root: &Root) -> Option<String> {
+    let mut lines = String::new();
+    for directory in ["wal", "snap"] {
+        for name in root.list(&format!("{K3S_ETCD}/member/{directory}")).ok()? {
+            let seen = binary::seen(root, &format!("{K3S_ETCD}/member/{directory}/{name}")).ok()?;
+            lines += &format!("{directory} {name} {seen:?}\n");
+        }
+    }
+    (!lines.is_empty()).then(|| sha256_hex(lines.as_bytes()))
 }
 
 /// Whether etcd has removed this member (k3s: pkg/etcd/etcd.go).

@@ -14,7 +14,6 @@ use super::refusal::Refusal;
 use super::{Inputs, pinned};
 use crate::facts::network::{Cidr, Interface, InterfaceChoice, holder};
 use crate::facts::runtime::PinnedNic;
-use crate::role::Duty;
 
 /// Interfaces that k3s and container tools make; a node IP never belongs there.
 const NOT_OURS: [&str; 7] = ["cni", "flannel", "veth", "kube", "docker", "virbr", "br-"];
@@ -32,11 +31,10 @@ pub struct PlannedAddress {
 
 /// Where the node IP belongs; `None` where the settings leave it to others, and
 /// where the interfaces are not known.
-pub(super) fn decide(inputs: Inputs<'_>, duty: &Duty) -> Result<Option<PlannedAddress>, Refusal> {
+pub(super) fn decide(inputs: Inputs<'_>, ip: IpAddr) -> Result<Option<PlannedAddress>, Refusal> {
     let Some(interfaces) = inputs.facts.network.interfaces.known().filter(|_| inputs.local.manage_ip) else {
         return Ok(None);
     };
-    let ip = duty.node.ip;
     if let Some((nic, cidr)) = present(interfaces, ip) {
         return Ok(Some(planned(nic, cidr.prefix, ip, "it is there")));
     }

@@ -7,6 +7,7 @@ use diffy::DiffOptions;
 use serde::Serialize;
 
 use super::item::{PlannedFile, PlannedUnit, Wanted};
+use super::upgrade::PlannedUpgrade;
 use super::{Plan, PlannedRetirement, pinned};
 use crate::facts::HostFacts;
 use crate::facts::runtime::FileFact;
@@ -20,6 +21,9 @@ pub struct Changes {
     pub hostname: Option<String>,
     /// The node IP would be put on an interface: `eth0 172.16.36.1/24`.
     pub address: Option<String>,
+    /// Another version of k3s that is on its way, and where it stands.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upgrade: Option<String>,
     /// Files to fetch.
     pub artifacts: Vec<String>,
     /// Files to write.
@@ -28,7 +32,7 @@ pub struct Changes {
     pub links: Vec<String>,
     /// Files to remove.
     pub removals: Vec<String>,
-    /// Files of an old life that go to quarantine, each with its new place.
+    /// What an old life leaves: etcd, and files that go to quarantine, each with its new place.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub leaves: Vec<String>,
     /// Datastores to move aside.
@@ -74,8 +78,8 @@ pub struct UnitChange {
 }
 
 impl Changes {
-    /// Whether a pass would touch nothing. A pending restart is no change: it
-    /// is not this pass that will do it.
+    /// Whether a pass would touch nothing. A pending restart is no change, and
+    /// neither is an upgrade that is due: it is not this pass that will do it.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         let Self {
@@ -92,6 +96,7 @@ impl Changes {
             storage,
             images,
             units,
+            upgrade: _,
             pending: _,
         } = self;
         !identity
@@ -118,7 +123,8 @@ pub fn changes(plan: &Plan, facts: &HostFacts) -> Changes {
         identity: plan.identity.is_some() && plan.identity.as_ref() != pinned(facts),
         hostname: hostname_change(plan, facts),
         address: address_change(plan, facts),
-        artifacts: plan.artifacts.iter().map(|artifact| artifact.title.clone()).collect(),
+        upgrade: plan.upgrade.as_ref().map(PlannedUpgrade::line),
+        artifacts: artifacts(plan),
         files: plan
             .files
             .iter()
@@ -141,12 +147,17 @@ pub fn changes(plan: &Plan, facts: &HostFacts) -> Changes {
     }
 }
 
+fn artifacts(plan: &Plan) -> Vec<String> {
+    let upgrade = plan.upgrade.iter().flat_map(|upgrade| &upgrade.artifact);
+    plan.artifacts.iter().chain(upgrade).map(|artifact| artifact.title.clone()).collect()
+}
+
 fn leaves(plan: &Plan) -> Vec<String> {
-    let moved = |retirement: &PlannedRetirement| {
-        let number = retirement.number;
-        retirement.paths.iter().map(move |path| format!("{path} -> {path}.quarantine-{number}")).collect()
-    };
-    plan.retirement.as_ref().map(moved).unwrap_or_default()
+    let etcd = plan.departure.iter().map(|it| format!("etcd, by one of {}", it.servers.join(", ")));
+    let moved = plan.retirement.iter().flat_map(|PlannedRetirement { number, paths, .. }| {
+        paths.iter().map(move |path| format!("{path} -> {path}.quarantine-{number}"))
+    });
+    etcd.chain(moved).collect()
 }
 
 fn hostname_change(plan: &Plan, facts: &HostFacts) -> Option<String> {

@@ -175,6 +175,7 @@ fn a_refusal_names_old_and_new_in_short() {
         highest_epoch: 1,
         nic: None,
         retiring: None,
+        departing: None,
     };
     let seen = print(OTHER, &["00:16:3e:00:00:99"], &["WD-1", "A", "B"]);
     let refusal = fits(&seen, &identity).map(|refusal| (refusal.code, refusal.reason));

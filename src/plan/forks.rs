@@ -7,6 +7,7 @@
 //! known.
 
 use super::refusal::Refusal;
+use super::roles;
 use crate::facts::HostFacts;
 use crate::facts::k3s_config::{Effective, Layer};
 use crate::facts::overrides::Override;
@@ -259,10 +260,12 @@ fn short(hash: &str) -> &str {
 /// A leave that has begun goes on before anything of k3s starts.
 #[must_use]
 pub fn is_not_leaving(identity: &PinnedIdentity) -> Option<Refusal> {
-    identity.retiring.as_ref().map(|retiring| {
+    let left = roles::has_left(identity).then_some("etcd has removed this server");
+    let reason = identity.retiring.as_ref().map(|retiring| retiring.reason.as_str()).or(left);
+    reason.map(|reason| {
         Refusal::new(
             "EB-retiring",
-            format!("this host is leaving its cluster: {}", retiring.reason),
+            format!("this host is leaving its cluster: {reason}"),
             "edge-bootstrap ends the leave by itself; see `edge-bootstrap status`",
         )
     })

@@ -162,7 +162,8 @@ fn keys_of_the_version(plan: &Plan, inputs: Inputs<'_>) -> Vec<Refusal> {
     let (Some(duty), Some(generation)) = (&inputs.assignment.duty, &plan.generation) else {
         return Vec::new();
     };
-    let kind = (&duty.k3s.version, duty.role);
+    let version = plan.upgrade.as_ref().map_or(&duty.k3s.version, |upgrade| upgrade.in_force());
+    let kind = (version, duty.role);
     let planned = with_paths(&Effective::default(), plan.files.last());
     let layers = inputs.facts.runtime.k3s.drop_ins.known().map_or(&[][..], Vec::as_slice);
     let critical = || keys::critical(&planned, &with_paths(&generation.effective, plan.files.last()));

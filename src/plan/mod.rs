@@ -29,6 +29,8 @@ pub mod refusal;
 pub mod reset;
 pub mod restart;
 pub mod retire;
+pub mod retired;
+pub mod roles;
 pub mod rules;
 pub mod snapshotter;
 pub mod store;
@@ -37,6 +39,7 @@ pub mod time;
 pub mod tokens;
 pub mod turn;
 pub mod units;
+pub mod upgrade;
 pub mod writers;
 pub mod yaml;
 
@@ -53,12 +56,13 @@ pub use item::{
 pub use lint::{CheckedPlan, check};
 pub use refusal::{Refusal, WaitingOn};
 pub use retire::PlannedRetirement;
+pub use roles::PlannedDeparture;
 
 use crate::facts::HostFacts;
 use crate::facts::network::{Cidr, InterfaceChoice};
 use crate::facts::runtime::PinnedIdentity;
 use crate::paths;
-use crate::role::{Assignment, Duty, Role, Snapshotter};
+use crate::role::{Assignment, Duty, Snapshotter};
 use crate::wire::secret::sha256_hex;
 
 /// What the host's own settings say to the plan.
@@ -101,12 +105,17 @@ pub struct Inputs<'a> {
 #[must_use = "a plan that nobody checks changes nothing"]
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Plan {
+    /// A server leaves etcd before anything else is done; the rest of this plan
+    /// keeps it up until then.
+    pub departure: Option<PlannedDeparture>,
     /// An old life that is left before anything else is done.
     pub retirement: Option<PlannedRetirement>,
     /// Identity to pin before anything starts; `None` for role `none`.
     pub identity: Option<PinnedIdentity>,
     /// Generation directory; `None` for role `none`.
     pub generation: Option<PlannedGeneration>,
+    /// Another version of k3s is assigned than the one that this plan keeps, or was just now.
+    pub upgrade: Option<upgrade::PlannedUpgrade>,
     /// Hostname to keep; `None` leaves it alone.
     pub hostname: Option<PlannedHostname>,
     /// Address to keep on an interface; `None` leaves addresses to others.
@@ -151,13 +160,25 @@ impl Plan {
 /// assignment cannot be followed without breaking an invariant.
 pub fn plan(inputs: Inputs<'_>) -> Result<Plan, WaitingOn> {
     rules::hardware_fits(inputs.facts)?;
+    if let Some(departure) = roles::departure(inputs)? {
+        return roles::while_departing(inputs, departure);
+    }
     match &inputs.assignment.duty {
-        None => idle(inputs),
+        None => Ok(idle(inputs)),
         Some(duty) => match retire::decide(inputs, duty) {
             Some(retirement) => after_leaving(inputs, duty, retirement),
-            None => node_plan(inputs, duty),
+            None => with_upgrade(inputs, duty),
         },
     }
+}
+
+/// The plan with the version that is in force meanwhile.
+fn with_upgrade(inputs: Inputs<'_>, duty: &Duty) -> Result<Plan, WaitingOn> {
+    let Some(upgrade) = upgrade::decide(inputs, duty) else { return node_plan(inputs, duty) };
+    let now = upgrade.duty(inputs, duty);
+    let mut plan = node_plan(inputs, now.as_ref().unwrap_or(duty))?;
+    upgrade.hold_restarts(&mut plan.units);
+    Ok(Plan { upgrade: Some(upgrade), ..plan })
 }
 
 /// The plan of a new life, as on a host that has nothing of the old one.
@@ -168,14 +189,16 @@ fn after_leaving(inputs: Inputs<'_>, duty: &Duty, retirement: PlannedRetirement)
 }
 
 /// Role `none`: stay claimed, run nothing.
-fn idle(inputs: Inputs<'_>) -> Result<Plan, WaitingOn> {
-    let Some(identity) = pinned(inputs.facts) else { return Ok(Plan::default()) };
-    if identity.role == Role::Server && identity.joined.is_some() {
-        return Err(WaitingOn::Refused(refusal::leave_needs_a_person(identity)));
-    }
+fn idle(inputs: Inputs<'_>) -> Plan {
+    let Some(identity) = pinned(inputs.facts) else { return Plan::default() };
     let units = [units::K3S, units::K3S_AGENT]
         .map(|name| units::stopped(name, "the assignment gives this host no role"));
-    Ok(Plan { units: units.into(), removals: writers::removals(inputs), ..Plan::default() })
+    Plan {
+        retirement: roles::rest(inputs, identity),
+        units: units.into(),
+        removals: writers::removals(inputs),
+        ..Plan::default()
+    }
 }
 
 fn node_plan(inputs: Inputs<'_>, duty: &Duty) -> Result<Plan, WaitingOn> {
@@ -196,9 +219,11 @@ fn node_plan(inputs: Inputs<'_>, duty: &Duty) -> Result<Plan, WaitingOn> {
     files.push(rendered.commit_file(&generation));
     let units = restart::units(inputs, duty, &files, &generation, artifact.binary());
     Ok(Plan {
+        departure: None,
         retirement: None,
-        hostname: hostname(inputs, duty),
-        address: address::decide(inputs, duty)?,
+        upgrade: None,
+        hostname: hostname(inputs, duty.node.name.as_str()),
+        address: address::decide(inputs, duty.node.ip)?,
         artifacts: artifact.wanted().into_iter().collect(),
         links: node::links(&artifact, inputs),
         removals: removals(inputs, duty),
@@ -232,9 +257,9 @@ pub fn pinned(facts: &HostFacts) -> Option<&PinnedIdentity> {
     facts.runtime.identity.known()?.as_ref()
 }
 
-fn hostname(inputs: Inputs<'_>, duty: &Duty) -> Option<PlannedHostname> {
+fn hostname(inputs: Inputs<'_>, name: &str) -> Option<PlannedHostname> {
     inputs.local.manage_hostname.then(|| PlannedHostname {
-        name: duty.node.name.to_string(),
+        name: name.to_owned(),
         reason: "the pinned node name is the name (invariant 1)".to_owned(),
     })
 }
@@ -262,6 +287,7 @@ fn identity(inputs: Inputs<'_>, duty: &Duty, start: config::Start) -> PinnedIden
         highest_epoch: before.map_or(0, |before| before.highest_epoch).max(duty.cluster.epoch),
         nic: before.and_then(|before| before.nic.clone()),
         retiring: None,
+        departing: before.and_then(|before| before.departing.clone()),
     }
 }
 
@@ -304,9 +330,11 @@ fn notes(inputs: Inputs<'_>, duty: &Duty, runtime: &containerd::Decision) -> Vec
 pub fn to_json(plan: &Plan) -> serde_json::Value {
     json!({
         "schema": 1,
+        "departure": plan.departure,
         "retirement": plan.retirement,
         "identity": plan.identity,
         "generation": plan.generation,
+        "upgrade": plan.upgrade,
         "hostname": plan.hostname.as_ref().map(|hostname| &hostname.name),
         "address": plan.address,
         "artifacts": plan.artifacts,

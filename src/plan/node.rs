@@ -5,7 +5,7 @@
 
 use super::item::{PlannedArtifact, PlannedFile, PlannedLink};
 use super::refusal::WaitingOn;
-use super::{Inputs, hosts};
+use super::{Inputs, hosts, upgrade};
 use crate::paths;
 use crate::role::{Artifact, Duty};
 
@@ -102,6 +102,9 @@ fn others(duty: &Duty) -> String {
 fn installed(inputs: Inputs<'_>, duty: &Duty, arch: &str) -> Result<Binary, WaitingOn> {
     let wanted = duty.k3s.version.as_str();
     let found = inputs.facts.runtime.k3s.version.known().and_then(Option::as_deref);
+    if let Some(path) = upgrade::kept(inputs.facts, &duty.k3s.version) {
+        return Ok(Binary::Store { path: path.to_owned(), fetch: None });
+    }
     match found {
         Some(found) if found == wanted => Ok(Binary::Installed),
         Some(found) => Err(WaitingOn::K3s(format!(

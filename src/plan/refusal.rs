@@ -5,8 +5,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::facts::runtime::PinnedIdentity;
-
 /// A rule that says no, on positive evidence.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{code}: {reason}; {next}")]
@@ -90,13 +88,4 @@ impl WaitingOn {
             _ => false,
         }
     }
-}
-
-/// A joined server does not leave by an assignment alone.
-pub(super) fn leave_needs_a_person(identity: &PinnedIdentity) -> Refusal {
-    Refusal::new(
-        "EB-leave-server",
-        format!("the assignment takes the server role from {}, a member of etcd", identity.node_name),
-        "move the role back, or remove the member first; k3s goes on as it is",
-    )
 }

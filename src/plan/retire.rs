@@ -1,15 +1,15 @@
 //! Leaving an old life: when, and which files of k3s belong to it.
 //!
-//! Owns the two reasons, an assignment that lets a node change who it is
-//! (`rejoin`, invariant 12) and one of a later epoch, and what then goes to
-//! quarantine. What belongs to the host and not to a cluster stays: binaries,
+//! Owns the reasons, an assignment that lets a node change who it is
+//! (`rejoin`, invariant 12), one of a later epoch and another role ([`roles`]),
+//! and what then goes to quarantine. What belongs to the host and not to a cluster stays: binaries,
 //! images, containers, the node's password. What the new life looks like is
 //! planned as on a host that has none of the old files.
 
 use serde::Serialize;
 
-use super::{Inputs, pinned, rules, units};
-use crate::facts::runtime::PinnedIdentity;
+use super::{Inputs, pinned, roles, rules, units};
+use crate::facts::runtime::{PinnedIdentity, Retiring};
 use crate::facts::{Fact, HostFacts};
 use crate::paths;
 use crate::role::Duty;
@@ -32,13 +32,22 @@ pub struct PlannedRetirement {
 /// The leave that is due, or that has begun.
 pub(super) fn decide(inputs: Inputs<'_>, duty: &Duty) -> Option<PlannedRetirement> {
     let pinned = pinned(inputs.facts)?;
-    let paths = old_life(inputs.facts);
     if let Some(begun) = &pinned.retiring {
-        return Some(PlannedRetirement { number: begun.number, reason: begun.reason.clone(), paths });
+        return Some(self::begun(inputs.facts, begun));
     }
-    let has_lived = pinned.joined.is_some() || !paths.is_empty();
+    let has_lived = pinned.joined.is_some() || !old_life(inputs.facts).is_empty();
     let reason = reason(inputs, duty, pinned).filter(|_| has_lived)?;
-    Some(PlannedRetirement { number: next_number(inputs.facts), reason, paths })
+    Some(numbered(inputs.facts, &reason))
+}
+
+/// A leave that goes on.
+pub(super) fn begun(facts: &HostFacts, begun: &Retiring) -> PlannedRetirement {
+    PlannedRetirement { number: begun.number, reason: begun.reason.clone(), paths: old_life(facts) }
+}
+
+/// A leave that has not begun.
+pub(super) fn numbered(facts: &HostFacts, reason: &str) -> PlannedRetirement {
+    PlannedRetirement { number: next_number(facts), reason: reason.to_owned(), paths: old_life(facts) }
 }
 
 fn reason(inputs: Inputs<'_>, duty: &Duty, pinned: &PinnedIdentity) -> Option<String> {
@@ -50,8 +59,10 @@ fn reason(inputs: Inputs<'_>, duty: &Duty, pinned: &PinnedIdentity) -> Option<St
     if !changes.is_empty() && duty.cluster.rejoin && (is_elsewhere || epoch >= pinned.epoch) {
         return Some(format!("the assignment moves this node: {}", rules::phrase(changes)));
     }
-    (stays && epoch > pinned.epoch)
-        .then(|| format!("the cluster began a new life: epoch {} to {epoch}", pinned.epoch))
+    if stays && epoch > pinned.epoch {
+        return Some(format!("the cluster began a new life: epoch {} to {epoch}", pinned.epoch));
+    }
+    roles::change(inputs, duty, pinned)
 }
 
 /// Another cluster counts its epochs by itself.
@@ -123,6 +134,7 @@ fn left(inputs: Inputs<'_>, duty: &Duty, pinned: &PinnedIdentity) -> PinnedIdent
         init_started: None,
         joined: None,
         retiring: None,
+        departing: None,
         highest_epoch: if moves { 0 } else { pinned.highest_epoch },
         nic: pinned.nic.clone().filter(|_| pinned.node_ip == duty.node.ip),
         ..pinned.clone()

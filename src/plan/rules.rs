@@ -7,7 +7,7 @@
 use super::cidrs::{self, Pair};
 use super::keys;
 use super::refusal::Refusal;
-use super::{Inputs, absence, adopt, fingerprint, pinned, retire, units};
+use super::{Inputs, absence, adopt, fingerprint, pinned, retire, roles, units};
 use crate::facts::HostFacts;
 use crate::facts::k3s_config::Effective;
 use crate::facts::network::{Cidr, Interface};
@@ -67,6 +67,10 @@ pub(super) fn phrase(changes: Vec<(&'static str, String)>) -> String {
 fn keeps_identity(inputs: Inputs<'_>, duty: &Duty) -> Option<Refusal> {
     let pinned = pinned(inputs.facts).filter(|pinned| pinned.joined.is_some())?;
     let changes = identity_changes(inputs, duty, pinned);
+    let only_role = changes.iter().all(|(what, _)| *what == "role");
+    if only_role && let Some(refusal) = roles::cannot_join(duty, pinned).filter(|_| !changes.is_empty()) {
+        return Some(refusal);
+    }
     (!changes.is_empty()).then(|| {
         Refusal::new(
             "EB-identity-change",

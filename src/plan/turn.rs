@@ -134,6 +134,22 @@ pub fn may_restart(me: &str, others: &[Other], lease: Option<&Held>) -> Result<(
              `systemctl restart k3s`",
         ));
     }
+    all_are_well(me, others, lease)
+}
+
+/// Whether `me` may leave etcd for good, or go on with that: who stays is healthy,
+/// and nobody restarts meanwhile. Of one that stays it is the majority.
+///
+/// # Errors
+/// What it waits for.
+pub fn may_leave(me: &str, others: &[Other], lease: Option<&Held>) -> Result<(), Wait> {
+    if others.is_empty() {
+        return Err(Wait::long("no other server is known; the last one never leaves etcd"));
+    }
+    all_are_well(me, others, lease)
+}
+
+fn all_are_well(me: &str, others: &[Other], lease: Option<&Held>) -> Result<(), Wait> {
     if let Some(held) = lease.filter(|held| held.by != me && !is_over(held, others)) {
         return Err(anothers_turn(held));
     }

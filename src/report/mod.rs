@@ -176,6 +176,7 @@ fn cluster(evidence: Evidence<'_>) -> ReportedCluster {
         init_unknown: cannot_tell_its_start(evidence),
         snapshots: evidence.snapshots.to_vec(),
         critical: critical(evidence),
+        retired: Vec::new(),
     }
 }
 

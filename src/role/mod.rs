@@ -18,8 +18,8 @@ use serde_json::Value;
 pub use validate::{AssignmentErrors, parse_payload, validate};
 pub use version::K3sVersion;
 use words::{
-    AltName, ArtifactUrl, ConfigKey, ImageRef, LabelKey, LabelValue, Line, ManifestName, NodeId, NodeName,
-    Registry, ServerUrl, Sha256Hex, SiteName, Taint, TokenText, WebUrl,
+    AltName, ArtifactUrl, ConfigKey, ImageRef, LabelKey, LabelValue, Line, ManifestName, MemberName, NodeId,
+    NodeName, Registry, ServerUrl, Sha256Hex, SiteName, Taint, TokenText, WebUrl,
 };
 
 use crate::wire::assignment::{Policy, Trust};
@@ -132,8 +132,22 @@ pub struct Cluster {
     pub servers: Vec<ServerUrl>,
     /// Further names for the serving certificate.
     pub tls_san: Vec<AltName>,
+    /// Members that shall leave.
+    pub retired: Vec<Retired>,
     /// A joined identity may change.
     pub rejoin: bool,
+}
+
+/// A host whose Node and member shall leave the cluster: it is gone for good, or
+/// has lost its disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retired {
+    /// Node name.
+    pub name: NodeName,
+    /// Node id: of the key that it had.
+    pub node_id: NodeId,
+    /// Full etcd member name as it reported it; absent for an agent.
+    pub member: Option<MemberName>,
 }
 
 /// Join passwords, bare.

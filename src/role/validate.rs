@@ -13,8 +13,8 @@ use thiserror::Error;
 
 use super::words::{Sha256Hex, TokenText, WordError};
 use super::{
-    Artifact, Assignment, Cluster, Duty, Join, K3s, Manifest, Mirror, Node, Role, RoomHost, Runtime, S3,
-    Snapshots, Snapshotter,
+    Artifact, Assignment, Cluster, Duty, Join, K3s, Manifest, Mirror, Node, Retired, Role, RoomHost, Runtime,
+    S3, Snapshots, Snapshotter,
 };
 use crate::wire::Secret;
 use crate::wire::assignment as wire;
@@ -236,8 +236,18 @@ impl Check {
             ca_hash,
             servers: self.words("cluster.servers", &cluster.servers),
             tls_san: self.words("cluster.tls_san", &cluster.tls_san),
+            retired: cluster.retired.iter().enumerate().filter_map(|(i, it)| self.retired(i, it)).collect(),
             rejoin: cluster.rejoin,
         })
+    }
+
+    fn retired(&mut self, index: usize, leaver: &wire::Retired) -> Option<Retired> {
+        let field = |name: &str| format!("cluster.retired[{index}].{name}");
+        let name = self.word(&field("name"), &leaver.name);
+        let node_id = self.word(&field("node_id"), &leaver.node_id);
+        let text = Some(leaver.etcd_member.as_str()).filter(|text| !text.is_empty());
+        let member = text.map(|text| self.word(&field("etcd_member"), text));
+        Some(Retired { name: name?, node_id: node_id?, member: member.unwrap_or_default() })
     }
 
     fn network(&mut self, field: &str, text: &str) {

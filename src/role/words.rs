@@ -88,6 +88,11 @@ word!(
     "26 of a-z and 2-7"
 );
 word!(
+    /// Name of an etcd member: the node's, a '-' and 8 hex digits.
+    MemberName, "etcd member", is_member_name,
+    "a node name, '-' and 8 of 0-9 and a-f"
+);
+word!(
     /// SHA-256 as text.
     Sha256Hex, "sha256", is_sha256,
     "64 of 0-9 and a-f"
@@ -175,6 +180,13 @@ fn is_node_name(text: &str) -> bool {
 
 fn is_node_id(text: &str) -> bool {
     text.len() == 26 && text.bytes().all(|b| b.is_ascii_lowercase() || (b'2'..=b'7').contains(&b))
+}
+
+fn is_member_name(text: &str) -> bool {
+    let is_hex = |text: &str| {
+        text.len() == 8 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    };
+    text.rsplit_once('-').is_some_and(|(node, mark)| is_dns_name(node) && is_hex(mark))
 }
 
 fn is_sha256(text: &str) -> bool {

@@ -147,7 +147,8 @@ pub struct Retired {
     pub name: String,
     /// Node id.
     pub node_id: String,
-    /// etcd member name.
+    /// etcd member name; empty for an agent.
+    #[serde(default)]
     pub etcd_member: String,
 }
 

@@ -89,6 +89,10 @@ pub struct ReportedCluster {
     /// with it, from key to value. No secret is among them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub critical: BTreeMap<String, String>,
+    /// Of a server: node ids of its assignment's `cluster.retired` of which the
+    /// cluster has nothing left, neither member nor Node nor password.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retired: Vec<String>,
 }
 
 /// One etcd snapshot.

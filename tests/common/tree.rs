@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use edge_bootstrap::boot::Agent;
-use edge_bootstrap::facts::runtime::{Joined, PinnedNic, StartRecord, Unit};
+use edge_bootstrap::facts::runtime::{Departing, Departure, Joined, PinnedNic, StartRecord, Unit};
 use edge_bootstrap::facts::storage::Pool;
 use edge_bootstrap::facts::{Fact, HostFacts};
 use edge_bootstrap::plan::{Local, Plan, RestoreFrom, Wanted};
@@ -98,6 +98,14 @@ impl TestHost {
         statefile::store(&self.root(), paths::IDENTITY, &identity).unwrap();
     }
 
+    /// Pins that etcd has removed this server, and the cluster has forgotten it.
+    fn depart(&self) {
+        let mut identity = observe::runtime::identity(&self.root()).known().cloned().flatten().unwrap();
+        let member = "172-16-36-1-0a1b2c3d".to_owned();
+        identity.departing = Some(Departing { step: Departure::Tidied, member });
+        statefile::store(&self.root(), paths::IDENTITY, &identity).unwrap();
+    }
+
     /// Makes everything so as `plan` says, and starts the units with it.
     pub fn carry_out(&mut self, plan: &Plan) {
         let root = self.root();
@@ -116,14 +124,17 @@ impl TestHost {
             };
             self.write(&item.path, &bytes, 0o600);
         }
-        if let Some(identity) = &plan.identity {
+        if plan.departure.is_some() {
+            self.depart();
+        } else if let Some(identity) = &plan.identity {
             self.make_parent(paths::IDENTITY);
             statefile::store(&root, paths::IDENTITY, identity).unwrap();
         }
         for file in &plan.files {
             self.write(&file.path, &file.bytes, file.mode);
         }
-        for artifact in &plan.artifacts {
+        let staged = plan.upgrade.iter().flat_map(|upgrade| &upgrade.artifact);
+        for artifact in plan.artifacts.iter().chain(staged) {
             self.write(&artifact.path, b"k3s", 0o755);
             self.write(&format!("{}.sha256", artifact.path), artifact.sha256.as_str().as_bytes(), 0o600);
         }

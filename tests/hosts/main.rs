@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may stop at the first surprise")]
 
 mod address;
+mod adopt;
 mod campaign;
 mod clock;
 mod copies;
@@ -24,9 +25,11 @@ mod mirrors;
 mod moves;
 mod reset;
 mod reset_verb;
+mod retired;
 mod rolling;
 mod router;
 mod secrets;
 mod storage;
 mod store;
 mod suites;
+mod upgrade;

@@ -78,7 +78,7 @@ fn wait_rolled(room: &Room, servers: &[Host], before: &[String]) {
         };
         Ok(servers.iter().zip(before).all(is_done).then_some(()))
     });
-    let told = || room.hosts.iter().map(|host| status_text(host)).collect::<Vec<_>>().join("\n");
+    let told = || room.hosts.iter().map(status_text).collect::<Vec<_>>().join("\n");
     assert!(rolled.is_ok(), "{}", told());
 }
 

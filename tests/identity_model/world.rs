@@ -13,6 +13,7 @@ use edge_bootstrap::facts::runtime::PinnedIdentity;
 use edge_bootstrap::report::status::one_line;
 use edge_bootstrap::role::Role;
 use edge_bootstrap::sys::{Clock, Root};
+use edge_bootstrap::wire::secret::sha256_hex;
 use edge_bootstrap::{gate, hold, identity};
 
 use super::central::{self, Central, IP, NAME};
@@ -171,7 +172,7 @@ impl World {
         self.put("etc/edge-bootstrap/config.toml", &format!("[central]\nendpoints = [\"https://127.0.0.1:1\"]\npins = [\"sha256/{pin}=\"]\n[node]\nsite = \"hz-017\"\nip = \"{IP}\"\n"));
         let store = "var/lib/edge-bootstrap/k3s/v1.36.2+k3s1";
         self.put(&format!("{store}/k3s"), "k3s");
-        self.put(&format!("{store}/k3s.sha256"), &"ab".repeat(32));
+        self.put(&format!("{store}/k3s.sha256"), &sha256_hex(b"k3s"));
         self.put(".facts/addresses", &format!("eth0 {IP}/24\nlo 127.0.0.1/8\n"));
         self.put("sys/block/sda/removable", "0\n");
         self.put("etc/hostname", "localhost\n");

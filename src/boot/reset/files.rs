@@ -243,6 +243,9 @@ pub(super) fn forget(root: &Root) -> Result<(), FileError> {
     for path in plan::forgotten() {
         trees::remove(root, &path)?;
     }
+    if root.exists(paths::BACKUP) {
+        root.sync_dir(paths::BACKUP)?;
+    }
     root.sync_dir(paths::STATE_DIR)
 }
 

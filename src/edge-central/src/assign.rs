@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
+use edge_bootstrap::plan::Refusal;
+use edge_bootstrap::plan::keys::{self, Presence};
 use edge_bootstrap::role::{self, AssignmentErrors, Role};
 use edge_bootstrap::wire::MAX_ASSIGNMENT;
 use edge_bootstrap::wire::assignment::{
@@ -13,11 +15,14 @@ use edge_bootstrap::wire::assignment::{
 };
 use edge_bootstrap::wire::secret::sha256_hex;
 use edge_bootstrap::wire::statement::Statement;
+use serde_json::Value;
 use thiserror::Error;
 
 use crate::clock::{self, Seconds};
+use crate::retire;
 use crate::store::artifacts::Artifact;
 use crate::store::nodes::{Node, NodeState};
+use crate::store::retired::Retirement;
 use crate::store::sites::Site;
 
 /// Port of k3s's API on a server (k3s: pkg/cli/cmds/server.go, https-listen-port).
@@ -32,6 +37,9 @@ pub enum AssignError {
     /// Hosts would refuse it.
     #[error("hosts would refuse the assignment; correct the site with `edge-central site set`")]
     Refused(#[from] AssignmentErrors),
+    /// k3s of this version would not take `k3s.config`.
+    #[error(transparent)]
+    Keys(#[from] Refusal),
     /// Too large for the wire.
     #[error("assignment has {0} bytes, more than the 1 MiB that hosts take")]
     TooLarge(usize),
@@ -47,6 +55,8 @@ pub struct Room<'a> {
     pub site: &'a Site,
     /// All its nodes.
     pub nodes: &'a [Node],
+    /// Hosts that have not left the cluster yet.
+    pub leavers: &'a [Retirement],
     /// All artifacts of the service.
     pub artifacts: &'a [Artifact],
     /// URL under which hosts reach the service, without a slash at the end.
@@ -60,7 +70,7 @@ impl Room<'_> {
     /// [`AssignError::NoVersion`].
     pub fn payload(&self, node: &Node, role: Role) -> Result<Payload, AssignError> {
         let settings = &self.site.settings;
-        let k3s = if role == Role::None { None } else { Some(self.k3s()?) };
+        let k3s = if role == Role::None { None } else { Some(self.k3s(role)?) };
         Ok(Payload {
             schema: role::validate::SCHEMA,
             node_id: Some(node.id.clone()),
@@ -103,7 +113,10 @@ impl Room<'_> {
 
     fn cluster(&self, node: &Node, role: Role) -> Cluster {
         let (site, settings) = (self.site, &self.site.settings);
-        let servers = self.others(node).filter(|other| other.role == Some(Role::Server));
+        // One that waits for its predecessor to leave is no server yet.
+        let serves =
+            |other: &&Node| other.role == Some(Role::Server) && !retire::is_held(self.leavers, other);
+        let servers = self.others(node).filter(serves);
         Cluster {
             name: settings.cluster_name.clone(),
             epoch: site.epoch,
@@ -114,7 +127,7 @@ impl Room<'_> {
             servers: servers.map(|other| server_url(other.ip)).collect(),
             tls_san: settings.tls_san.clone(),
             restore: None,
-            retired: Vec::new(),
+            retired: if role == Role::Server { retire::listed(self.leavers) } else { Vec::new() },
             rejoin: node.rejoin,
         }
     }
@@ -126,12 +139,13 @@ impl Room<'_> {
         Join { server_token, agent_token, previous_server_token: None }
     }
 
-    fn k3s(&self) -> Result<K3s, AssignError> {
+    fn k3s(&self, role: Role) -> Result<K3s, AssignError> {
         let settings = &self.site.settings;
         let version = settings.k3s_version.clone().ok_or(AssignError::NoVersion)?;
         let files = self.artifacts.iter().filter(|file| file.name == "k3s" && file.version == version);
         let artifacts = files.map(|file| (file.arch.clone(), self.artifact(file))).collect();
-        Ok(K3s { version, artifacts, config: settings.k3s_config.clone() })
+        let config = config_for(&settings.k3s_config, &version, role);
+        Ok(K3s { version, artifacts, config })
     }
 
     fn artifact(&self, file: &Artifact) -> WireArtifact {
@@ -148,6 +162,16 @@ impl Room<'_> {
             images: settings.images.clone(),
         }
     }
+}
+
+/// A site has one `k3s.config`: what only the other role knows stays with it,
+/// because an agent would end at a server's key.
+fn config_for(config: &BTreeMap<String, Value>, version: &str, role: Role) -> BTreeMap<String, Value> {
+    let Ok(version) = version.parse() else { return config.clone() };
+    let keys = keys::of(&version);
+    let is_for = |key: &str| !matches!(keys.find(key, role), Presence::OtherRole(_));
+    let kept = config.iter().filter(|(key, _)| is_for(key));
+    kept.map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
 fn identity(node: &Node) -> WireNode {
@@ -198,11 +222,20 @@ pub fn bytes(mut payload: Payload, generation: u64, now: Seconds) -> Result<Vec<
 pub fn check(site: &Site, artifacts: &[Artifact], public_url: &str) -> Result<(), AssignError> {
     let ip = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
     let node = Node::new(&"a".repeat(26), &site.name, ("192-0-2-1", ip), 0);
-    let room = Room { site, nodes: &[], artifacts, public_url };
+    let room = Room { site, nodes: &[], leavers: &[], artifacts, public_url };
     for role in [Role::Server, Role::Agent] {
-        bytes(room.payload(&node, role)?, 1, 0)?;
+        let bytes = bytes(room.payload(&node, role)?, 1, 0)?;
+        let Some(duty) = role::parse_payload(&bytes)?.duty else { continue };
+        keys_fit(&duty.k3s, role)?;
     }
     Ok(())
+}
+
+/// What needs a host's permission is that host's to say, and passes here.
+fn keys_fit(k3s: &role::K3s, role: Role) -> Result<(), Refusal> {
+    keys::supported(&k3s.version)?;
+    let allowed: Vec<String> = k3s.config.keys().map(ToString::to_string).collect();
+    keys::assigned((&k3s.version, role), &k3s.config, &allowed).map(drop)
 }
 
 #[cfg(test)]
@@ -216,7 +249,7 @@ mod tests {
     }
 
     fn payload(site: &Site, nodes: &[Node], role: Role) -> Payload {
-        let room = Room { site, nodes, artifacts: &[], public_url: "https://central:8443" };
+        let room = Room { site, nodes, leavers: &[], artifacts: &[], public_url: "https://central:8443" };
         room.payload(&nodes[0], role).unwrap()
     }
 
@@ -235,6 +268,30 @@ mod tests {
             payload.cluster.unwrap().servers,
             ["https://172.16.36.1:6443", "https://172.16.36.2:6443"]
         );
+    }
+
+    #[test]
+    fn servers_are_told_who_leaves_and_not_of_whom_comes_in_its_place() {
+        let (site, nodes) = (site(), [server(1), server(2), server(3)]);
+        let formed = Site { ca_hash: Some("a".repeat(64)), ..site.clone() };
+        let mut gone = Node { generation: 1, ..server(4) };
+        gone.reported.etcd_member = Some("172-16-36-4-0000000a".to_owned());
+        let leavers = [retire::order(&formed, &gone, Some(&nodes[1]), 0).unwrap()];
+        let room = Room {
+            site: &formed,
+            nodes: &nodes,
+            leavers: &leavers,
+            artifacts: &[],
+            public_url: "https://c:1",
+        };
+        let cluster = room.payload(&nodes[0], Role::Server).unwrap().cluster.unwrap();
+        assert_eq!(cluster.servers, ["https://172.16.36.3:6443"]);
+        let told: Vec<_> =
+            cluster.retired.iter().map(|it| (it.name.as_str(), it.etcd_member.as_str())).collect();
+        assert_eq!(told, [("172-16-36-4", "172-16-36-4-0000000a")]);
+        assert!(room.payload(&nodes[0], Role::Agent).unwrap().cluster.unwrap().retired.is_empty());
+        let bytes = bytes(room.payload(&nodes[0], Role::Server).unwrap(), 1, 0).unwrap();
+        assert_eq!(role::parse_payload(&bytes).unwrap().duty.unwrap().cluster.retired.len(), 1);
     }
 
     #[test]
@@ -258,17 +315,44 @@ mod tests {
             added_at: 0,
         };
         let (site, nodes, artifacts) = (site(), [server(1)], [file("v1.36.2+k3s1"), file("v1.35.0+k3s1")]);
-        let room =
-            Room { site: &site, nodes: &nodes, artifacts: &artifacts, public_url: "https://central:8443" };
+        let room = Room {
+            site: &site,
+            nodes: &nodes,
+            leavers: &[],
+            artifacts: &artifacts,
+            public_url: "https://central:8443",
+        };
         let k3s = room.payload(&nodes[0], Role::Server).unwrap().k3s.unwrap();
         let expected = format!("https://central:8443/v1/artifacts/{}/k3s", "b".repeat(64));
         assert_eq!(k3s.artifacts["amd64"].urls, [expected]);
     }
 
     #[test]
+    fn keys_of_servers_reach_servers_only_and_a_mistyped_one_nobody() {
+        let mut site = site();
+        let set = |site: &mut Site, key: &str| {
+            site.settings.k3s_config.insert(key.to_owned(), Value::from("cluster.local"));
+        };
+        set(&mut site, "cluster-domain");
+        let config = |role| payload(&site, &[server(1)], role).k3s.unwrap().config;
+        assert_eq!(config(Role::Server).len(), 1);
+        assert!(config(Role::Agent).is_empty());
+        assert!(check(&site, &[], "https://central:8443").is_ok());
+        set(&mut site, "cluster-domian");
+        let told = check(&site, &[], "https://central:8443").unwrap_err().to_string();
+        assert!(told.contains("did you mean cluster-domain"), "{told}");
+    }
+
+    #[test]
     fn a_statement_holds_no_token() {
         let (site, nodes) = (Site { epoch: 7, ..site() }, [server(1)]);
-        let room = Room { site: &site, nodes: &nodes, artifacts: &[], public_url: "https://central:8443" };
+        let room = Room {
+            site: &site,
+            nodes: &nodes,
+            leavers: &[],
+            artifacts: &[],
+            public_url: "https://central:8443",
+        };
         let text = String::from_utf8(room.statement(0).unwrap()).unwrap();
         assert!(text.contains("\"epoch\":7") && !text.contains("canary"), "{text}");
     }

@@ -17,6 +17,7 @@ use sqlx::SqliteConnection;
 use tracing::{info, warn};
 
 use crate::clock::{self, Seconds};
+use crate::contact::CONTACT;
 use crate::hardware::Hardware;
 use crate::http::{self, Peer};
 use crate::refusal::{Code, Refusal};
@@ -25,7 +26,7 @@ use crate::store::audit::Entry;
 use crate::store::nodes::{self, Document, Node, NodeState, Pending};
 use crate::store::sites::{self, Site};
 use crate::store::tokens::{self, Token};
-use crate::store::{StoreError, audit, commit};
+use crate::store::{StoreError, audit, commit, retired};
 use crate::{ids, issue};
 
 /// Seconds until a waiting host asks again.
@@ -41,6 +42,8 @@ struct Known {
     others: Vec<Node>,
     token: Option<Token>,
     pending: u64,
+    /// It came in the place of a retired host, whose name and address it was given.
+    is_successor: bool,
 }
 
 /// What becomes of a claim.
@@ -117,7 +120,9 @@ async fn take(service: &Service, claim: &Claim) -> Result<Node, Refusal> {
     let is_new = known.own.is_none();
     let mut node = known.own.clone().unwrap_or_else(|| new_node(claim));
     let changed = enter(&mut node, claim, &verdict).map_err(|_| Refusal::unavailable())?;
-    adopt_proposal(&mut node, claim, &known.others);
+    if !known.is_successor {
+        adopt_proposal(&mut node, claim, &known.others);
+    }
     if is_new {
         nodes::add(&mut tx, &node).await?;
     } else {
@@ -144,6 +149,7 @@ async fn look_up(conn: &mut SqliteConnection, claim: &Claim) -> Result<Known, St
     };
     Ok(Known {
         pending: nodes::count_pending(conn, place).await?,
+        is_successor: retired::is_successor(conn, &claim.id).await?,
         site,
         own,
         others: nodes.into_iter().filter(|node| node.id != claim.id).collect(),
@@ -194,6 +200,10 @@ fn judge_newcomer(claim: &Claim, known: &Known, site: &Site) -> Result<Verdict, 
     }
     let wanted = &claim.request.node;
     if let Some(holder) = placed.find(|node| node.ip == wanted.ip || node.name == wanted.name) {
+        if claim.now - holder.last_contact > CONTACT {
+            // Dead, or re-imaged on a machine whose hardware tells nothing: a person knows.
+            return wait(known, "replaces", Some(holder.name.clone()));
+        }
         let message =
             format!("{} or {} is taken by node {} ({})", wanted.name, wanted.ip, holder.name, holder.id);
         return Err(Refusal::new(Code::AddressTaken, message));

@@ -40,7 +40,7 @@ fn token() -> Token {
 }
 
 fn known(others: Vec<Node>) -> Known {
-    Known { site: Some(site()), own: None, others, token: None, pending: 0 }
+    Known { site: Some(site()), own: None, others, token: None, pending: 0, is_successor: false }
 }
 
 fn placed(number: u8, machine: u8) -> Node {
@@ -99,9 +99,14 @@ fn known_hardware_with_a_new_key_waits_even_with_a_token() {
 
 #[test]
 fn a_taken_address_is_refused() {
-    let other = Node { ip: node(1).ip, ..placed(2, 2) };
-    let known = Known { token: Some(token()), ..known(vec![other]) };
-    assert_eq!(code(judge(&claim(1, 1, Some("x")), &known)), "address_taken");
+    let other = Node { ip: node(1).ip, last_contact: NOW - CONTACT, ..placed(2, 2) };
+    let taken = Known { token: Some(token()), ..known(vec![other.clone()]) };
+    assert_eq!(code(judge(&claim(1, 1, Some("x")), &taken)), "address_taken");
+    // Its holder is silent: a person may know that it is gone for good.
+    let other = Node { last_contact: NOW - CONTACT - 1, ..other };
+    let silent = Known { token: Some(token()), ..known(vec![other.clone()]) };
+    let expected = Verdict::Wait("replaces", Some(other.name));
+    assert_eq!(judge(&claim(1, 1, Some("x")), &silent), Ok(expected));
 }
 
 #[test]

@@ -39,10 +39,13 @@ impl Hardware {
         differ(&self.board, &before.board) && differ(&self.nics, &before.nics)
     }
 
-    /// The same machine: board and NICs both share something.
+    /// The same machine: the boards share something, and so do the NICs or the disks
+    /// (two classes, one of them the board).
     #[must_use]
     pub fn is_same_machine(&self, other: &Self) -> bool {
-        !self.board.is_disjoint(&other.board) && !self.nics.is_disjoint(&other.nics)
+        let shares = |one: &BTreeSet<String>, other: &BTreeSet<String>| !one.is_disjoint(other);
+        shares(&self.board, &other.board)
+            && (shares(&self.nics, &other.nics) || shares(&self.disks, &other.disks))
     }
 }
 
@@ -80,6 +83,17 @@ mod tests {
         let known = machine("aa", "52:54:00:00:00:01");
         assert!(!unknown.contradicts(&known) && !known.contradicts(&unknown));
         assert!(!unknown.is_same_machine(&known) && !unknown.is_same_machine(&unknown));
+    }
+
+    #[test]
+    fn a_board_and_one_more_class_tell_a_machine() {
+        let set = |text: &str| BTreeSet::from([text.to_owned()]);
+        let known = Hardware { board: set("b"), nics: set("n"), disks: set("d") };
+        for (nics, disks, is_same) in [("n", "x", true), ("x", "d", true), ("x", "x", false)] {
+            let other = Hardware { nics: set(nics), disks: set(disks), ..known.clone() };
+            assert_eq!(known.is_same_machine(&other), is_same, "{nics} {disks}");
+            assert!(!known.is_same_machine(&Hardware { board: set("x"), ..other }));
+        }
     }
 
     #[test]

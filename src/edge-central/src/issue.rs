@@ -5,6 +5,7 @@
 //! from a backup); the same number never carries other bytes.
 
 use edge_bootstrap::error::Chain;
+use edge_bootstrap::role::Role;
 use edge_bootstrap::wire::statement::Granted;
 use sqlx::SqliteConnection;
 use thiserror::Error;
@@ -13,9 +14,11 @@ use tracing::{error, info};
 use crate::assign::{self, AssignError, Room};
 use crate::clock::Seconds;
 use crate::policy::{self, Decision};
+use crate::retire;
 use crate::service::Service;
 use crate::store::audit::Entry;
 use crate::store::nodes::{self, Document, Node, NodeState};
+use crate::store::retired::{self, Retirement};
 use crate::store::sites::{self, Site};
 use crate::store::{StoreError, artifacts, audit, commit};
 
@@ -57,7 +60,8 @@ pub async fn settle(
 ) -> Result<bool, StoreError> {
     let Some(mut site) = sites::get(conn, site).await? else { return Ok(false) };
     let mut nodes = nodes::of_site(conn, &site.name).await?;
-    let decisions = policy::decide(&site, &nodes, service.rules(now));
+    let leavers = retired::open(conn, &site.name).await?;
+    let decisions = decisions(service, (&site, &nodes, &leavers), now);
     if decisions.is_empty() {
         return Ok(false);
     }
@@ -70,6 +74,20 @@ pub async fn settle(
     }
     sites::save(conn, &site).await?;
     Ok(true)
+}
+
+/// What the policy wants now. Nobody becomes a server while a member that is dead
+/// for good still counts in etcd's majority.
+fn decisions(
+    service: &Service,
+    (site, nodes, leavers): (&Site, &[Node], &[Retirement]),
+    now: Seconds,
+) -> Vec<Decision> {
+    let mut decisions = policy::decide(site, nodes, service.rules(now));
+    if retire::keeps_servers(leavers) {
+        decisions.retain(|decision| !matches!(decision, Decision::Role(_, Role::Server)));
+    }
+    decisions
 }
 
 fn take_over(decision: &Decision, site: &mut Site, nodes: &mut [Node]) {
@@ -108,8 +126,9 @@ pub async fn settle_if_due(service: &Service, site: &str, now: Seconds) -> Resul
     let mut tx = service.store.read().await?;
     let Some(found) = sites::get(&mut tx, site).await? else { return Ok(()) };
     let nodes = nodes::of_site(&mut tx, site).await?;
+    let leavers = retired::open(&mut tx, site).await?;
     drop(tx);
-    if policy::decide(&found, &nodes, service.rules(now)).is_empty() {
+    if decisions(service, (&found, &nodes, &leavers), now).is_empty() {
         return Ok(());
     }
     let mut tx = service.store.write().await?;
@@ -137,6 +156,9 @@ pub async fn issue(
         (site, *node) = reload(conn, node).await?;
     }
     if node.state != NodeState::Claimed || node.role.is_none() {
+        return Ok(Issued::Undecided);
+    }
+    if retire::is_held(&retired::open(conn, &site.name).await?, node) {
         return Ok(Issued::Undecided);
     }
     if node.issued_revision == site.revision && asked <= node.generation && node.body_digest.is_some() {
@@ -175,7 +197,9 @@ async fn renew(
 ) -> Result<Result<(), AssignError>, IssueError> {
     let nodes = nodes::of_site(conn, &site.name).await?;
     let artifacts = artifacts::list(conn).await?;
-    let room = Room { site, nodes: &nodes, artifacts: &artifacts, public_url: &service.options.public_url };
+    let leavers = retired::open(conn, &site.name).await?;
+    let public_url = &service.options.public_url;
+    let room = Room { site, nodes: &nodes, leavers: &leavers, artifacts: &artifacts, public_url };
     let last = node.generation.max(asked);
     let generation = if last < LAST { last + 1 } else { return Err(IssueError::Exhausted(last)) };
     let content = match content(&room, node, (generation, now)) {

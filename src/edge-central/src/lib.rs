@@ -6,7 +6,7 @@
 //!
 //! | part | modules |
 //! |---|---|
-//! | decisions, pure | [`policy`], [`assign`], [`hardware`], [`contact`], the judging halves of [`claims`] and [`reports`] |
+//! | decisions, pure | [`policy`], [`assign`], [`hardware`], [`contact`], [`retire`], [`critical`], the judging halves of [`claims`] and [`reports`] |
 //! | state | [`store`], [`settings`], [`files`], [`sign`], [`ca`] |
 //! | requests | [`claims`], [`longpoll`], [`reports`], [`artifacts`], [`http`], [`refusal`] |
 //! | the running service | [`service`], [`issue`], [`watch`], [`tls`], [`serve`] |
@@ -19,6 +19,7 @@ pub mod claims;
 pub mod cli;
 pub mod clock;
 pub mod contact;
+pub mod critical;
 pub mod files;
 pub mod hardware;
 pub mod http;
@@ -28,6 +29,7 @@ pub mod longpoll;
 pub mod policy;
 pub mod refusal;
 pub mod reports;
+pub mod retire;
 pub mod serve;
 pub mod service;
 pub mod settings;

@@ -24,7 +24,7 @@ use crate::service::Service;
 use crate::store::audit::Entry;
 use crate::store::nodes::{self, CopySeen, Document, Node, NodeState};
 use crate::store::sites::{self, Site};
-use crate::store::{StoreError, audit, commit};
+use crate::store::{StoreError, audit, commit, retired};
 
 /// Something that a report brought about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,12 +135,43 @@ async fn keep(
             audit::add(conn, &entry(effect, node)).await?;
         }
     }
+    confirm_retired(conn, &site, node, report).await?;
     if effects.iter().any(|effect| !matches!(effect, Effect::CaMismatch(_))) {
         sites::save(conn, &site).await?;
     }
     nodes::save(conn, node).await?;
     let text = super::store::text("report", report)?;
     nodes::put_document(conn, &node.id, Document::Report, &text).await
+}
+
+/// A server of this site's cluster says of whom nothing is left there.
+async fn confirm_retired(
+    conn: &mut SqliteConnection,
+    site: &Site,
+    node: &Node,
+    report: &Report,
+) -> Result<(), StoreError> {
+    let is_in_it = site.ca_hash.is_some() && reported_hash(site, report) == site.ca_hash;
+    if node.role != Some(Role::Server) || !is_in_it {
+        return Ok(());
+    }
+    for id in &report.cluster.retired {
+        if !retired::confirm(conn, &site.name, id, node.last_contact).await? {
+            continue;
+        }
+        info!(site = site.name, node = node.id, retired = id, "retired host has left the cluster");
+        sites::touch(conn, &site.name).await?;
+        let entry = Entry {
+            at: node.last_contact,
+            actor: "host".to_owned(),
+            action: "node-retired".to_owned(),
+            site: Some(site.name.clone()),
+            node: Some(id.clone()),
+            detail: format!("nothing of it is left, says {}", node.name),
+        };
+        audit::add(conn, &entry).await?;
+    }
+    Ok(())
 }
 
 /// Whether the host that reports is pinned in this site. A version that does not

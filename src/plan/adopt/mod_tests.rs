@@ -192,3 +192,17 @@ fn an_operators_own_directives_are_told() {
     let ours = "[Service]\nKillMode=process\nLimitNOFILE=1048576\n";
     assert_eq!(left_out(theirs, ours), ["LimitNOFILE=9", "ExecStartPre=/srv/prepare"]);
 }
+
+#[test]
+fn an_agent_joins_with_what_it_was_given() {
+    let line = "-s https://10.0.0.2:6443 --no-flannel --kubelet-arg cgroup-driver=systemd";
+    let host =
+        Installed { role: Role::Agent, ..installed(line, &[("K3S_TOKEN", "K10aa::node:canary")], &[]) };
+    let seen = Seen { server_token: None, agent_token: Some("canary".to_owned()), ..seen() };
+    let proposed = proposal(&in_force(&settings(&host)), Role::Agent, &seen, "local").unwrap();
+    let payload = written::payload(&proposed.text).unwrap();
+    let duty = crate::role::validate(&payload, String::new()).unwrap().duty.unwrap();
+    assert_eq!(duty.cluster.servers[0].as_str(), "https://10.0.0.2:6443");
+    assert_eq!((duty.join.agent.unwrap().to_string().as_str(), duty.join.server.is_none()), ("canary", true));
+    assert!(duty.k3s.config.is_empty(), "the plan writes the cgroup driver itself");
+}

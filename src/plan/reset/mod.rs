@@ -73,7 +73,7 @@ pub fn moved(present: &[String]) -> Vec<String> {
     all.extend(agent.filter(|path| retire::belongs_to_a_cluster(path)));
     all.push(KUBECONFIG.to_owned());
     all.extend([paths::K3S_CONFIG, paths::GENERATIONS].map(str::to_owned));
-    all.extend([paths::LEDGER, paths::ALLOW].into_iter().flat_map(with_copy));
+    all.extend([paths::LEDGER, paths::ALLOW, paths::TURN, paths::UPGRADE].into_iter().flat_map(with_copy));
     all
 }
 
@@ -95,7 +95,8 @@ pub fn forgotten() -> Vec<String> {
     let mut all: Vec<String> = [paths::IDENTITY, paths::ASSIGNMENT].into_iter().flat_map(with_copy).collect();
     let plain = [paths::NODE_KEY, paths::NODE_CERT, paths::NODE_PASSWORD_COPY, paths::NODE_PASSWORD];
     all.extend(plain.map(str::to_owned));
-    all.push(paths::OUTBOX.to_owned());
+    // Else a k3s of others, installed on the nobody that is left, would count as taken over.
+    all.extend([paths::OUTBOX, paths::ADOPTED].map(str::to_owned));
     all
 }
 
@@ -134,7 +135,7 @@ fn with_copy(path: &str) -> [String; 2] {
 /// epoch (invariant 4).
 #[must_use]
 pub fn identity_after(pinned: &PinnedIdentity) -> PinnedIdentity {
-    PinnedIdentity { joined: None, retiring: None, ..pinned.clone() }
+    PinnedIdentity { joined: None, retiring: None, departing: None, ..pinned.clone() }
 }
 
 /// `/etc/hosts` without our block; `None` when there is none.
@@ -219,7 +220,10 @@ mod tests {
             assert!(!goes.iter().any(|gone| gone == path), "{path}");
         }
         assert!(goes.contains(&"/var/lib/rancher/k3s/agent/etc".to_owned()));
-        assert!(forgotten().iter().any(|path| path == paths::NODE_KEY));
+        for path in [paths::NODE_KEY, paths::ADOPTED] {
+            assert!(forgotten().iter().any(|gone| gone == path), "{path}");
+        }
+        assert!(goes.iter().any(|gone| gone == paths::TURN), "a turn of the life that is left");
     }
 
     #[test]

@@ -125,7 +125,9 @@ impl Files {
         let Some(keys) = flat_yaml(&text) else { return vec![format!("{CONFIG} is not whole:\n{text}")] };
         let mut problems = Vec::new();
         let mut generations = Vec::new();
-        for key in ["token-file", "agent-token-file"] {
+        // Only a server names the agents' token too.
+        let is_server = keys.contains_key("cluster-cidr");
+        for key in ["token-file", "agent-token-file"].into_iter().take(1 + usize::from(is_server)) {
             let Some(path) = keys.get(key) else {
                 problems.push(format!("{CONFIG} has no {key}"));
                 continue;
@@ -173,7 +175,9 @@ impl Files {
     fn binaries(&self) -> Vec<String> {
         let wrong = |(path, digest): (&String, &String)| {
             let recorded = self.text.get(&format!("{path}.sha256"))?;
-            let fits = String::from_utf8_lossy(recorded).trim() == digest;
+            // What follows is how the file looked.
+            let recorded = String::from_utf8_lossy(recorded);
+            let fits = recorded.split_whitespace().next() == Some(digest.as_str());
             (!fits).then(|| format!("{path} does not have the digest beside it"))
         };
         self.binaries.iter().filter_map(wrong).collect()

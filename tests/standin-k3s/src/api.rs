@@ -13,14 +13,19 @@ use crate::listen::Caller;
 use crate::objects::{Fresh, Place, Refused};
 use crate::store::Node;
 use crate::supervisor::{Phase, Supervisor};
+use crate::trailer;
 
 /// A Node is `Unknown` when nobody heard of it for so long (Kubernetes:
 /// node-monitor-grace-period).
 const GRACE: Duration = Duration::from_secs(40);
 
+/// End of the name of a secret with a node's password.
+const PASSWORD: &str = ".node-password.k3s";
+
 /// The version that the stand-in claims.
 pub fn version() -> String {
-    std::env::var("K3S_STANDIN_VERSION").unwrap_or_else(|_| "v1.36.2+k3s1".into())
+    let claimed = std::env::var("K3S_STANDIN_VERSION").ok();
+    claimed.unwrap_or_else(|| trailer::version().unwrap_or("v1.36.2+k3s1").to_owned())
 }
 
 /// All requests that are no supervisor's.
@@ -46,6 +51,9 @@ pub fn handle(server: &Supervisor, caller: &Caller, request: &Request) -> Reply 
         }
         ["api", "v1", "nodes", ..] => {
             status(403, "Forbidden", &format!("nodes is forbidden: User \"{name}\" cannot do this"))
+        }
+        ["api", "v1", "namespaces", "kube-system", "secrets", name] if admin && name.ends_with(PASSWORD) => {
+            password(server, request, name)
         }
         _ => match Place::of(&request.path) {
             Some(place) if admin => objects(server, request, &place),
@@ -104,10 +112,14 @@ fn one(server: &Supervisor, request: &Request, name: &str, admin: bool) -> Reply
             if is_another(server, name, &options) {
                 return status(409, "Conflict", "Precondition failed: UID in precondition differs");
             }
-            server.cluster.update(|s| s.delete_node(name)).map(|()| false)
+            let owns_password = owns_password(&version());
+            server.cluster.update(|s| s.delete_node(name, owns_password)).map(|()| false)
         }
         "PATCH" if admin => {
             let patch: Value = serde_json::from_slice(&request.body).unwrap_or_default();
+            if is_another(server, name, &json!({"preconditions": {"uid": patch["metadata"]["uid"]}})) {
+                return status(409, "Conflict", "Precondition failed: UID in precondition differs");
+            }
             server.cluster.update(|s| s.patch_node(name, &patch))
         }
         _ => return status(405, "MethodNotAllowed", "method not allowed"),
@@ -121,6 +133,46 @@ fn one(server: &Supervisor, request: &Request, name: &str, admin: bool) -> Reply
             Some(node) => Reply::json(200, &object(&server.cluster, name, &node)),
             None => status(404, "NotFound", &format!("nodes \"{name}\" not found")),
         },
+    }
+}
+
+/// Since v1.34.1 the secret with a node's password is the Node's and goes with it
+/// (k3s commit d8790220f).
+fn owns_password(version: &str) -> bool {
+    let core = version.trim_start_matches('v').split(['+', '-']).next().unwrap_or_default();
+    let parts: Vec<u64> = core.split('.').filter_map(|part| part.parse().ok()).collect();
+    parts.as_slice() >= [1, 34, 1].as_slice()
+}
+
+/// The secret with a node's password (k3s: pkg/nodepassword/nodepassword.go).
+fn password(server: &Supervisor, request: &Request, secret: &str) -> Reply {
+    let node = secret.trim_end_matches(PASSWORD);
+    let Some(uid) = server.cluster.with(|s| s.password_uid(node)) else {
+        return status(404, "NotFound", &format!("secrets \"{secret}\" not found"));
+    };
+    let options: Value = serde_json::from_slice(&request.body).unwrap_or_default();
+    match request.method.as_str() {
+        "GET" => Reply::json(
+            200,
+            &json!({"kind": "Secret", "apiVersion": "v1",
+                "metadata": {"name": secret, "namespace": "kube-system", "uid": uid}}),
+        ),
+        "DELETE" if options["preconditions"]["uid"].as_str().is_some_and(|wanted| wanted != uid) => {
+            status(409, "Conflict", "Precondition failed: UID in precondition differs")
+        }
+        "DELETE" => {
+            let removed = server.cluster.update(|s| {
+                s.passwords.remove(node);
+                Ok(())
+            });
+            match removed {
+                Ok(()) => {
+                    Reply::json(200, &json!({"kind": "Status", "apiVersion": "v1", "status": "Success"}))
+                }
+                Err(error) => status(500, "InternalError", &format!("{error:#}")),
+            }
+        }
+        _ => status(405, "MethodNotAllowed", "method not allowed"),
     }
 }
 
@@ -199,4 +251,22 @@ fn conditions(cluster: &Cluster, node: &Node, name: &str) -> Value {
         }));
     }
     json!(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_goes_with_its_node_from_a_version_on() {
+        for (version, owns) in [
+            ("v1.21.5+k3s2", false),
+            ("v1.33.9+k3s1", false),
+            ("v1.34.0-rc1+k3s1", false),
+            ("v1.34.1+k3s1", true),
+            ("v1.36.2+k3s1", true),
+        ] {
+            assert_eq!(owns_password(version), owns, "{version}");
+        }
+    }
 }

@@ -6,7 +6,8 @@
 //! `/etc/rancher` and the default data directory, `K3S_STANDIN_LOOPBACK`
 //! replaces 127.0.0.1. `K3S_STANDIN_SLOW` delays READY by seconds,
 //! `K3S_STANDIN_VERSION` replaces the claimed version, `K3S_STANDIN_TRACE`
-//! logs errors between members.
+//! logs errors between members. A line behind the program in its file does the
+//! same for good (`trailer`).
 //!
 //! Not imitated: pods and any controller, CNI, flannel, kube-proxy, the
 //! embedded containerd (without `container-runtime-endpoint` the runtime
@@ -46,10 +47,12 @@ mod register;
 mod reset;
 mod server;
 mod settings;
+mod snapshot;
 mod store;
 mod supervisor;
 mod tls;
 mod token;
+mod trailer;
 
 use std::convert::Infallible;
 use std::process::ExitCode;
@@ -79,9 +82,11 @@ fn main() -> ExitCode {
         "agent" => run(Scope::Agent, rest),
         "standin" => print!("{}", about()),
         "kubectl" => return command(kubectl::run(rest)),
+        "etcd-snapshot" => return command(snapshot::run(rest)),
         other => {
             eprintln!(
-                "stand-in: k3s {other} is not imitated; there are server, agent, kubectl, standin, --version"
+                "stand-in: k3s {other} is not imitated; there are server, agent, kubectl, etcd-snapshot, \
+                 standin, --version"
             );
             return ExitCode::FAILURE;
         }

@@ -115,6 +115,11 @@ pub const DUPLICATE_HOST: &str = "Node password rejected, duplicate hostname or 
     '/etc/rancher/node/password' may not match server node-passwd entry, try enabling a unique \
     node name with the --with-node-id flag";
 
+const ETCD: &str = "node-role.kubernetes.io/etcd";
+const MEMBER: &str = "etcd.k3s.cattle.io/node-name";
+const REMOVE: &str = "etcd.k3s.cattle.io/remove";
+const REMOVED: &str = "etcd.k3s.cattle.io/removed-node-name";
+
 /// k3s: pkg/etcd/etcd.go (join).
 pub const DUPLICATE_NAME: &str = "duplicate node name found, please use a unique name for this node";
 
@@ -208,10 +213,23 @@ impl Store {
         }
     }
 
+    /// Identity of the secret `<node>.node-password.k3s`.
+    pub fn password_uid(&self, node: &str) -> Option<String> {
+        Some(self.passwords.get(node)?.chars().take(32).collect())
+    }
+
     /// Creates or updates a Node at kubelet start: labels and annotations are
-    /// merged, taints count only the first time.
+    /// merged, taints count only the first time. A host that is another member
+    /// than the one that was taken out is no removed one any more.
     pub fn register(&mut self, name: &str, wanted: Node) -> Result<()> {
         if let Some(node) = self.nodes.get_mut(name) {
+            let member = wanted.annotations.get(MEMBER);
+            if member.is_some()
+                && node.annotations.get(REMOVED).is_some_and(|removed| Some(removed) != member)
+            {
+                node.annotations.remove(REMOVED);
+                node.annotations.insert(REMOVE.into(), "false".into());
+            }
             node.ips = wanted.ips;
             node.labels.extend(wanted.labels);
             node.annotations.extend(wanted.annotations);
@@ -226,21 +244,25 @@ impl Store {
         Ok(())
     }
 
-    /// Deletes a Node with its password, and the etcd member that its
-    /// annotations name: also the member of a live host whose old Node object
-    /// this is (k3s: pkg/etcd/member_controller.go onRemove).
-    pub fn delete_node(&mut self, name: &str) -> Result<()> {
+    /// Deletes a Node, and the etcd member that its annotations name: also the
+    /// member of a live host whose old Node object this is (k3s:
+    /// pkg/etcd/member_controller.go onRemove). The secret with its password goes
+    /// with it where it is the Node's (`owns_password`).
+    pub fn delete_node(&mut self, name: &str, owns_password: bool) -> Result<()> {
         let Some(node) = self.nodes.get(name).cloned() else { return Ok(()) };
-        let etcd = node.labels.get("node-role.kubernetes.io/etcd").is_some_and(|v| v == "true");
-        let gone = node.annotations.contains_key("etcd.k3s.cattle.io/removed-node-name");
-        if let Some(member) = node.annotations.get("etcd.k3s.cattle.io/node-name")
+        let etcd = node.labels.get(ETCD).is_some_and(|v| v == "true");
+        let gone = node.annotations.get(REMOVE).is_some_and(|v| v == "true")
+            && node.annotations.contains_key(REMOVED);
+        if let Some(member) = node.annotations.get(MEMBER)
             && etcd
             && !gone
         {
             self.remove_member(member)?;
         }
         self.nodes.remove(name);
-        self.passwords.remove(name);
+        if owns_password {
+            self.passwords.remove(name);
+        }
         Ok(())
     }
 
@@ -250,10 +272,13 @@ impl Store {
         let Some(node) = self.nodes.get_mut(name) else { return Ok(false) };
         merge(&mut node.annotations, &patch["metadata"]["annotations"]);
         merge(&mut node.labels, &patch["metadata"]["labels"]);
-        let remove = node.annotations.get("etcd.k3s.cattle.io/remove").is_some_and(|v| v == "true");
-        let member = node.annotations.get("etcd.k3s.cattle.io/node-name").cloned();
-        if let Some(member) = member.filter(|_| remove) {
-            node.annotations.insert("etcd.k3s.cattle.io/removed-node-name".into(), member.clone());
+        let remove = node.annotations.get(REMOVE).is_some_and(|v| v == "true")
+            && node.labels.get(ETCD).is_some_and(|v| v == "true")
+            && !node.annotations.contains_key(REMOVED);
+        if let Some(member) = node.annotations.get(MEMBER).cloned().filter(|_| remove) {
+            node.annotations.insert(REMOVED.into(), member.clone());
+            node.annotations.remove(MEMBER);
+            node.annotations.remove("etcd.k3s.cattle.io/node-address");
             self.remove_member(&member)?;
         }
         Ok(true)
@@ -346,8 +371,40 @@ mod tests {
         node.labels.insert("node-role.kubernetes.io/etcd".into(), "true".into());
         node.annotations.insert("etcd.k3s.cattle.io/node-name".into(), "m2-00000002".into());
         store.register("old-name", node).unwrap();
-        store.delete_node("old-name").unwrap();
+        store.delete_node("old-name", true).unwrap();
         assert_eq!(store.voters().len(), 2);
+    }
+
+    #[test]
+    fn a_member_that_was_taken_out_by_a_wish_does_not_go_twice() {
+        let mut store = three();
+        let mut node = Node::default();
+        node.labels.insert(ETCD.into(), "true".into());
+        node.annotations.insert(MEMBER.into(), "m2-00000002".into());
+        store.register("m2", node.clone()).unwrap();
+        let wish = json!({"metadata": {"annotations": {REMOVE: "true"}}});
+        store.patch_node("m2", &wish).unwrap();
+        assert_eq!(store.voters().len(), 2);
+        assert_eq!(store.nodes["m2"].annotations[REMOVED], "m2-00000002");
+        assert!(!store.nodes["m2"].annotations.contains_key(MEMBER));
+        // It comes back as another member: the wish is over.
+        node.annotations.insert(MEMBER.into(), "m2-ffffffff".into());
+        store.register("m2", node).unwrap();
+        assert_eq!(store.nodes["m2"].annotations[REMOVE], "false");
+        assert!(!store.nodes["m2"].annotations.contains_key(REMOVED));
+    }
+
+    #[test]
+    fn a_password_stays_behind_its_node_where_the_node_does_not_own_it() {
+        let mut store = three();
+        for (owns, then) in [(false, true), (true, false)] {
+            store.register("a", Node::default()).unwrap();
+            store.check_password("a", "one").unwrap();
+            assert!(store.password_uid("a").is_some());
+            store.delete_node("a", owns).unwrap();
+            assert_eq!(store.check_password("a", "two").is_err(), then);
+            store.passwords.remove("a");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod artifact;
 mod moves;
 mod node;
 mod output;
+mod retire;
 mod serve;
 mod site;
 mod token;

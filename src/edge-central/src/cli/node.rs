@@ -32,6 +32,8 @@ pub(super) enum Command {
     },
     /// Move a host to another site, or give it another name or address.
     Move(super::moves::Move),
+    /// A host is gone for good: its member and Node leave the cluster.
+    Retire(super::retire::Retire),
     /// Take a host's place away; it keeps running what it runs.
     Revoke {
         /// Node id or name.
@@ -46,6 +48,9 @@ pub(super) struct Approve {
     /// It may become an agent only.
     #[arg(long)]
     agent_only: bool,
+    /// The host that it replaces is off for good, whatever it reported since.
+    #[arg(long)]
+    force: bool,
 }
 
 #[derive(Debug, Args)]
@@ -70,6 +75,7 @@ pub(super) async fn run(context: &Context, command: Command) -> anyhow::Result<(
         Command::List { site } => list(context, site.as_deref()).await,
         Command::Show { node } => show(context, &node).await,
         Command::Move(command) => super::moves::run(context, command).await,
+        Command::Retire(command) => super::retire::run(context, command).await,
         Command::Revoke { node } => revoke(context, &node).await,
     }
 }
@@ -204,26 +210,23 @@ async fn revoke(context: &Context, word: &str) -> anyhow::Result<()> {
 
 pub(super) async fn approve(context: &Context, command: Approve) -> anyhow::Result<()> {
     change(context, &command.node, "approve", async |conn, node| {
+        let replaced = super::retire::replace(conn, node, (command.agent_only, command.force)).await?;
         check_place_is_free(node, &nodes::of_site(conn, &node.site).await?)?;
         (node.state, node.pending) = (NodeState::Claimed, None);
         node.claimed_at = node.claimed_at.or_else(|| Some(clock::now()));
-        node.server_ok = !command.agent_only;
+        if replaced.is_none() {
+            node.server_ok = !command.agent_only;
+        }
         // A person says that this key is in the right machine, whichever it is.
         node.hardware = Hardware::default();
-        Ok(if command.agent_only { "approved as agent" } else { "approved" }.to_owned())
+        let approved = if command.agent_only { "approved as agent" } else { "approved" };
+        Ok(replaced.unwrap_or_else(|| approved.to_owned()))
     })
     .await
 }
 
 fn check_place_is_free(node: &Node, room: &[Node]) -> anyhow::Result<()> {
-    let replaced = node.pending.as_ref().and_then(|pending| pending.of.as_ref());
     for other in room.iter().filter(|other| other.id != node.id && other.state == NodeState::Claimed) {
-        if replaced == Some(&other.name) {
-            bail!(
-                "it would replace {0}, which has its place; `edge-central node revoke {0}` first",
-                other.name
-            );
-        }
         if other.name == node.name || other.ip == node.ip {
             bail!("{} or {} is taken by node {}", node.name, node.ip, other.id);
         }

@@ -1,11 +1,14 @@
 //! `site`: machine rooms and their settings.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
+use edge_bootstrap::role::Role;
 use edge_bootstrap::role::words::SiteName;
 use edge_bootstrap::wire::assignment::{Image, Manifest, Mirror};
+use edge_bootstrap::wire::report::Report;
 use serde_json::json;
 use sqlx::SqliteConnection;
 
@@ -13,10 +16,11 @@ use super::node::{NODE_HEADS, node_json, node_row};
 use super::{Context, output, read_json};
 use crate::settings::SiteSettings;
 use crate::store::audit::Entry;
-use crate::store::nodes;
+use crate::store::nodes::{self, Document, Node, NodeState};
+use crate::store::retired::{self, Retirement};
 use crate::store::sites::{self, Site};
 use crate::store::{artifacts, audit, commit};
-use crate::{assign, clock, files, ids};
+use crate::{assign, clock, critical, files, ids};
 
 const SITE_HEADS: &[&str] = &["SITE", "EPOCH", "K3S", "CA-HASH", "LEASE"];
 
@@ -196,9 +200,13 @@ async fn show(context: &Context, name: &str) -> anyhow::Result<()> {
     let mut tx = store.read().await?;
     let site = find(&mut tx, name).await?;
     let nodes = nodes::of_site(&mut tx, name).await?;
+    let differences = critical::differences(&critical_values(&mut tx, &site, &nodes).await?);
+    let leavers = retired::open(&mut tx, name).await?;
     let mut value = site_json(&site);
     if let Some(object) = value.as_object_mut() {
         object.insert("nodes".to_owned(), nodes.iter().map(node_json).collect());
+        object.insert("servers_differ_in".to_owned(), json!(differences));
+        object.insert("leaving".to_owned(), leavers.iter().map(leaver_json).collect());
     }
     if context.json {
         output::object(value);
@@ -206,7 +214,43 @@ async fn show(context: &Context, name: &str) -> anyhow::Result<()> {
     }
     output::list(false, "sites", &[site], site_json, site_row, SITE_HEADS);
     output::list(false, "nodes", &nodes, node_json, node_row, NODE_HEADS);
+    critical::lines(&differences).iter().for_each(|line| output::line(line));
+    leavers.iter().for_each(|it| output::line(&leaver_line(it)));
     Ok(())
+}
+
+fn leaver_json(it: &Retirement) -> serde_json::Value {
+    json!({
+        "id": it.node_id, "name": it.name, "ip": it.ip, "etcd_member": it.member,
+        "successor": it.successor, "ordered": clock::rfc3339(it.ordered_at),
+    })
+}
+
+fn leaver_line(it: &Retirement) -> String {
+    let since = clock::rfc3339(it.ordered_at);
+    format!(
+        "{} ({}) has not left the cluster yet, ordered {since}; the live servers say why",
+        it.name, it.node_id
+    )
+}
+
+/// What each server of this life of the cluster says of the values that all must
+/// have alike; older versions say nothing.
+async fn critical_values(
+    conn: &mut SqliteConnection,
+    site: &Site,
+    nodes: &[Node],
+) -> anyhow::Result<Vec<(String, BTreeMap<String, String>)>> {
+    let mut found = Vec::new();
+    let is_server = |node: &&Node| node.role == Some(Role::Server) && node.state == NodeState::Claimed;
+    for node in nodes.iter().filter(is_server) {
+        let Some(text) = nodes::document_of(conn, &node.id, Document::Report).await? else { continue };
+        let report: Report = serde_json::from_str(&text).context("read a stored report")?;
+        if report.epoch == site.epoch && !report.cluster.critical.is_empty() {
+            found.push((node.name.clone(), report.cluster.critical));
+        }
+    }
+    Ok(found)
 }
 
 async fn set(context: &Context, name: &str, settings: Settings) -> anyhow::Result<()> {
@@ -234,6 +278,7 @@ async fn reinit(context: &Context, name: &str) -> anyhow::Result<()> {
         nodes::save(&mut tx, &node).await?;
     }
     sites::save(&mut tx, &site).await?;
+    retired::end_all(&mut tx, name, clock::now()).await?;
     let detail = format!("epoch {}", site.epoch);
     audit::add(&mut tx, &Entry { detail: detail.clone(), ..about(context, "site-reinit", name) }).await?;
     commit(tx).await?;

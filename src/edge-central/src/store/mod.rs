@@ -8,6 +8,7 @@
 pub mod artifacts;
 pub mod audit;
 pub mod nodes;
+pub mod retired;
 mod schema;
 pub mod sites;
 pub mod tokens;

@@ -8,7 +8,7 @@ use sqlx::SqliteConnection;
 use super::{Store, StoreError, commit};
 
 /// One step per schema version.
-const STEPS: &[&str] = &[FIRST, COPIES, MOVES];
+const STEPS: &[&str] = &[FIRST, COPIES, MOVES, RETIRED];
 
 const FIRST: &str = "
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -116,6 +116,22 @@ ALTER TABLE nodes ADD COLUMN copy_seen_at INTEGER;
 const MOVES: &str = "
 ALTER TABLE nodes ADD COLUMN rejoin INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE nodes ADD COLUMN former_sites TEXT NOT NULL DEFAULT '[]';
+";
+
+/// Hosts whose Node and member shall leave their cluster, or have left it.
+const RETIRED: &str = "
+CREATE TABLE retired (
+    node TEXT PRIMARY KEY REFERENCES nodes (id),
+    site TEXT NOT NULL REFERENCES sites (name),
+    name TEXT NOT NULL,
+    ip TEXT NOT NULL,
+    is_server INTEGER NOT NULL,
+    member TEXT NOT NULL,
+    successor TEXT REFERENCES nodes (id),
+    ordered_at INTEGER NOT NULL,
+    confirmed_at INTEGER
+) STRICT;
+CREATE INDEX retired_by_site ON retired (site, confirmed_at);
 ";
 
 /// Brings the database to this program's schema; one that has it is only read.

@@ -18,4 +18,5 @@ mod copies;
 mod lease;
 mod limits;
 mod moves;
+mod replacement;
 mod secrets;

@@ -1,0 +1,248 @@
+//! An upgrade of k3s, as one step of the line.
+//!
+//! Owns the order: the binary is brought, then it is this host's turn, then the
+//! record is written; the next plan has the new version in force and the line
+//! swaps and restarts as for any change. After that it is looked at until it is
+//! Ready, or has failed: then the record says so, and the next plan has the old
+//! version in force again. A cut anywhere leaves a host whose next pass goes on.
+//! Decides nothing ([`crate::plan::upgrade`]).
+
+use futures_util::future::join_all;
+use tracing::{info, warn};
+
+use super::{Agent, Order, Pass, Severity, Stop, StopKind, Until, turn};
+use crate::enrol::Source;
+use crate::error::Chain;
+use crate::facts::upgrade::{Attempt, Progress};
+use crate::kube::lease::RESTART;
+use crate::kube::{Kube, KubeError};
+use crate::plan::turn::Wait;
+use crate::plan::upgrade::{self as rules, Next, PlannedUpgrade, Seen, Step};
+use crate::plan::{CheckedPlan, Refusal, units};
+use crate::role::{Duty, Role};
+use crate::sys::statefile::StateError;
+use crate::sys::{Root, clock, host};
+use crate::verify::Health;
+use crate::{apply, gate, observe, paths, upgrade};
+
+/// Where nothing runs there is nothing to wait for, and no way back is needed.
+pub(super) fn offline(agent: &Agent, order: Order, pass: &mut Pass) {
+    let Some(assignment) = pass.assignment.as_ref().filter(|_| order.until == Until::Written) else { return };
+    let (Some(duty), local) = (&assignment.duty, agent.local()) else { return };
+    let inputs = crate::plan::Inputs { facts: &pass.facts, assignment, local: &local, confirmed: false };
+    let due = rules::decide(inputs, duty).filter(|planned| planned.step == Step::Due);
+    let begun = due.map(|planned| planned.attempt(&pass.facts, agent.clock.rfc3339()));
+    if begun.is_some() {
+        pass.facts.runtime.k3s.upgrade = begun;
+    }
+}
+
+/// Says why an upgrade does not go on.
+pub(super) fn tell(checked: &CheckedPlan, pass: &mut Pass) {
+    let words = checked.plan().upgrade.as_ref().and_then(|planned| planned.words.clone());
+    words.into_iter().for_each(|words| pass.find(Severity::Fail, words));
+}
+
+/// Goes on with what is due, after the node was looked at.
+pub(super) async fn go_on(agent: &mut Agent, checked: &CheckedPlan, pass: &mut Pass) -> Result<(), Stop> {
+    let planned = checked.plan().upgrade.as_ref();
+    match planned.map(|planned| (planned, planned.step)) {
+        Some((planned, Step::Due)) => begin(agent, checked, planned, pass).await,
+        Some((_, Step::Begun | Step::Stuck)) => watch(agent, checked, pass),
+        Some((_, Step::Refused | Step::Failed)) => Ok(()),
+        None => close(agent, pass),
+    }
+}
+
+/// What was tried is over: it is not asked for any more.
+fn close(agent: &Agent, pass: &Pass) -> Result<(), Stop> {
+    let attempt = pass.facts.runtime.k3s.upgrade.clone().filter(|attempt| attempt.state != Progress::Done);
+    match attempt {
+        Some(attempt) => store(&agent.root, &Attempt { state: Progress::Done, ..attempt }),
+        None => Ok(()),
+    }
+}
+
+async fn begin(
+    agent: &mut Agent,
+    checked: &CheckedPlan,
+    planned: &PlannedUpgrade,
+    pass: &mut Pass,
+) -> Result<(), Stop> {
+    if !bring(agent, checked, planned, pass).await {
+        return if pass.again { Ok(()) } else { turn::restart(agent, checked, pass).await };
+    }
+    if let Err(wait) = may_begin(agent, checked, planned, pass).await? {
+        let reason = format!("k3s {} runs, and {} waits: {}", planned.from, planned.to, wait.reason);
+        pass.find(Severity::Info, Refusal::new("EB-upgrade-waits", reason, "then it goes on by itself"));
+        let is_long = !wait.soon;
+        pass.turn.get_or_insert(wait);
+        // What waited for the upgrade does not wait for what holds that up.
+        return if is_long { turn::restart(agent, checked, pass).await } else { Ok(()) };
+    }
+    info!(EDGE_STEP = "apply", EDGE_VERSION = %planned.to, EDGE_REASON = %planned.line(), "upgrade begins");
+    store(&agent.root, &planned.attempt(&pass.facts, agent.clock.rfc3339()))?;
+    pass.again = true;
+    Ok(())
+}
+
+/// Whether the binary is in the store. What cannot be brought leaves everything
+/// as it is.
+async fn bring(agent: &Agent, checked: &CheckedPlan, planned: &PlannedUpgrade, pass: &mut Pass) -> bool {
+    if planned.artifact.is_none() {
+        let is_there = pass.facts.runtime.k3s.store.contains_key(planned.to.as_str());
+        if !is_there {
+            let reason = format!("k3s {} is assigned, and there is no file of it for this host", planned.to);
+            let next = format!("offer it at the central service, or install it as {}", paths::K3S_LINK);
+            pass.find(Severity::Warn, Refusal::new("EB-upgrade-waits", reason, next));
+        }
+        return is_there;
+    }
+    let source = Source::from(&agent.settings);
+    let downloader = super::Downloader::new(&source, agent.watcher.as_ref()).resting(&agent.rests);
+    match apply::stage(&agent.root, checked, &downloader).await {
+        Ok(()) => pass.again = true,
+        Err(error) => {
+            let why = Refusal::new(error.code(), Chain(&error).to_string(), "it is tried again by itself");
+            pass.find(Severity::Fail, why);
+        }
+    }
+    false
+}
+
+/// Whether it may begin: the node is well, or its k3s is down anyhow, and the
+/// room lets it.
+async fn may_begin(
+    agent: &mut Agent,
+    checked: &CheckedPlan,
+    planned: &PlannedUpgrade,
+    pass: &Pass,
+) -> Result<Result<(), Wait>, Stop> {
+    let Some(duty) = pass.assignment.as_ref().and_then(|assignment| assignment.duty.as_ref()) else {
+        return Ok(Err(Wait::long("this host has no duty")));
+    };
+    let name = units::of_role(duty.role);
+    let mut left_alone = pass.activated.iter().flat_map(|activated| &activated.left_alone);
+    if pass.blocked || left_alone.any(|left| left.unit == name) {
+        return Ok(Err(Wait::long("a person, or a way back, keeps k3s as it is")));
+    }
+    let unit = pass.facts.runtime.units.get(name.trim_end_matches(".service")).and_then(|unit| unit.known());
+    let is_up = unit.is_some_and(|unit| unit.active == "active");
+    let is_well = pass.verdict.as_ref().is_some_and(|verdict| verdict.health == Health::Healthy);
+    if is_up && !is_well {
+        return Ok(Err(Wait::long("the node must be well before")));
+    }
+    match duty.role {
+        Role::Agent => Ok(follows(&agent.root, duty, planned).await),
+        // Of two servers no one may go by itself: what is swapped waits for the
+        // restart that a person does.
+        _ if is_up && duty.cluster.servers.len() > 1 => match untried(&agent.root, duty, planned).await {
+            Ok(()) => turn::begin(agent, checked, pass).await,
+            Err(wait) => Ok(Err(wait)),
+        },
+        _ => Ok(Ok(())),
+    }
+}
+
+/// No other server has gone back from it.
+async fn untried(root: &Root, duty: &Duty, planned: &PlannedUpgrade) -> Result<(), Wait> {
+    let lease = Kube::own_admin(root).lease(RESTART).await.map_err(|error| turn::unreached(&error))?;
+    planned.may_try(duty.node.name.as_str(), lease.failed()).map_err(Wait::long)
+}
+
+/// An agent goes after its servers.
+async fn follows(root: &Root, duty: &Duty, planned: &PlannedUpgrade) -> Result<(), Wait> {
+    let kube = Kube::kubelet(root);
+    let asked = duty.cluster.servers.iter().map(|url| async move {
+        let address = url.as_str().trim_start_matches("https://").to_owned();
+        let says = kube.version(&address).await;
+        (address, says)
+    });
+    let mut servers = Vec::new();
+    for (address, says) in join_all(asked).await {
+        match says {
+            // A host that was in no cluster yet has no kubelet that could be too new.
+            Err(KubeError::NoCredentials { .. }) => return Ok(()),
+            says => servers.push((address, says.map_err(|error| error.words()))),
+        }
+    }
+    rules::may_follow(&planned.to, &servers).map_err(Wait::long)
+}
+
+/// Looks at a version that may run, and records what becomes of it.
+fn watch(agent: &Agent, checked: &CheckedPlan, pass: &mut Pass) -> Result<(), Stop> {
+    let Some(attempt) = pass.facts.runtime.k3s.upgrade.clone() else { return Ok(()) };
+    let role = checked.plan().identity.as_ref().map_or(Role::None, |identity| identity.role);
+    let next = match rules::judge(&attempt, role, seen(agent, &attempt, pass)) {
+        // Nobody waits for it any more, but it may come up all the same.
+        Next::Runs(_) | Next::Over(_) if attempt.state == Progress::Stuck => Next::Wait,
+        next => next,
+    };
+    match next {
+        Next::Wait => Ok(()),
+        Next::Runs(started) => store(&agent.root, &Attempt { started: Some(started), ..attempt }),
+        Next::Done => {
+            info!(EDGE_STEP = "verify", EDGE_VERSION = %attempt.to, "upgrade is done");
+            pass.again = true;
+            store(&agent.root, &Attempt { state: Progress::Done, ..attempt })
+        }
+        Next::Over(reason) => over(agent, (attempt, role), reason, pass),
+    }
+}
+
+fn seen<'a>(agent: &Agent, attempt: &Attempt, pass: &'a Pass) -> Seen<'a> {
+    let runtime = &pass.facts.runtime;
+    let started = runtime.k3s.started_binary.known().and_then(Option::as_deref);
+    let name = pass.plan.as_ref().and_then(|plan| plan.plan().k3s_unit()).unwrap_or(units::K3S);
+    let name = name.trim_end_matches(".service");
+    Seen {
+        runs: started == Some(paths::k3s_binary(&attempt.to).as_str()),
+        is_healthy: pass.verdict.as_ref().is_some_and(|verdict| verdict.health == Health::Healthy),
+        unit: runtime.units.get(name).and_then(|unit| unit.known()),
+        may_start: gate::refused(&agent.root, name).is_none(),
+        boot_id: pass.facts.identity.boot_id.known().map_or("", String::as_str),
+        now_s: clock::monotonic().as_secs(),
+    }
+}
+
+/// The way back, or the word that there is none.
+fn over(
+    agent: &Agent,
+    (attempt, role): (Attempt, Role),
+    reason: String,
+    pass: &mut Pass,
+) -> Result<(), Stop> {
+    let cause = pass.verdict.as_ref().and_then(|verdict| verdict.cause.clone());
+    let reason = format!("{reason}{}", cause.map(|cause| format!(" ({cause})")).unwrap_or_default());
+    let way_back = rules::may_go_back(&attempt, role, is_untouched(&agent.root, &attempt));
+    let (state, reason) = match way_back {
+        Ok(()) => (Progress::Failed, reason),
+        Err(why) => (Progress::Stuck, format!("{reason}; {why}")),
+    };
+    warn!(EDGE_STEP = "verify", EDGE_VERSION = %attempt.to, EDGE_REASON = %reason, "k3s did not come up with another version");
+    pass.again = true;
+    store(&agent.root, &Attempt { state, reason: Some(reason), ..attempt })
+}
+
+/// The gate names the datastore before the first start; a record of an earlier
+/// boot is gone and proves nothing.
+fn is_untouched(root: &Root, attempt: &Attempt) -> bool {
+    let record = observe::k3s::started(root, &["k3s"]);
+    let record = record.known().and_then(Option::as_ref);
+    let binary = paths::k3s_binary(&attempt.to);
+    let is_same_boot = attempt.started.as_ref().is_some_and(|started| {
+        started.boots == 1 && host::boot_id(root).is_ok_and(|boot| boot == started.boot_id)
+    });
+    let before = record.filter(|record| record.binary.as_ref() == Some(&binary) && is_same_boot);
+    let before = before.and_then(|record| record.datastore.as_ref());
+    before.is_some() && before == observe::k3s::datastore_stamp(root).as_ref()
+}
+
+fn store(root: &Root, attempt: &Attempt) -> Result<(), Stop> {
+    upgrade::store(root, attempt).map_err(|error| failed(&error))
+}
+
+fn failed(error: &StateError) -> Stop {
+    let why = Refusal::new("EB-state-file", Chain(error).to_string(), "it is tried again by itself");
+    Stop { why, kind: StopKind::Failed }
+}

@@ -1,0 +1,401 @@
+//! Which version of k3s is in force while another one is assigned.
+//!
+//! Owns the steps from one version to the next: what is refused, what is brought
+//! beforehand, when a try has failed, and whether there is a way back from it.
+//! Pure: what was tried is a fact ([`Attempt`]); how the other servers are is
+//! looked at by who asks.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::json;
+
+use super::item::{PlannedArtifact, PlannedUnit};
+use super::refusal::Refusal;
+use super::{Inputs, keys, node, pinned, units};
+use crate::facts::HostFacts;
+use crate::facts::runtime::Unit;
+use crate::facts::upgrade::{Attempt, Progress, Started};
+use crate::paths;
+use crate::role::{Duty, K3sVersion, Role};
+use crate::wire::secret::sha256_hex;
+
+/// How long a server may take from its first start to Ready: a first start of
+/// another etcd on a slow disk takes minutes.
+const SERVER: Duration = Duration::from_mins(10);
+/// The same for an agent: Kubernetes takes the pods from a node that is away
+/// for 5 minutes (default toleration of `node.kubernetes.io/unreachable`).
+const AGENT: Duration = Duration::from_mins(4);
+/// A version that was started this often and never came to READY has failed.
+const STARTS: u32 = 3;
+/// The same for boots in which it ran.
+const BOOTS: u32 = 3;
+/// First k3s 1.33 whose etcd, 3.5.26, puts its member lists in order before etcd
+/// 3.6 reads them (k3s-io/k3s#13485, #13493).
+const REPAIRED: ((u32, u32, u32), u32) = ((1, 33, 7), 3);
+/// First Kubernetes minor with etcd 3.6 (k3s: commit 56ef1cd3a).
+const ETCD_3_6: u32 = 34;
+
+/// Another version is assigned than the one in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PlannedUpgrade {
+    /// Version that runs, or would.
+    pub from: K3sVersion,
+    /// Version that is assigned.
+    pub to: K3sVersion,
+    /// Where it stands.
+    pub step: Step,
+    /// Why it does not go on, where it does not.
+    pub reason: Option<String>,
+    /// The binary, when it must be fetched before anything else is done.
+    pub artifact: Option<PlannedArtifact>,
+    /// Names what was asked for.
+    #[serde(skip)]
+    pub wish: String,
+    /// Code of `reason` and what a person may do.
+    #[serde(skip)]
+    pub words: Option<Refusal>,
+}
+
+/// Where an upgrade stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Step {
+    /// It is begun as soon as its binary is there and it is this host's turn.
+    Due,
+    /// This step cannot be taken.
+    Refused,
+    /// The new version is in force, and was not seen to be Ready.
+    Begun,
+    /// It did not come up and there is no way back.
+    Stuck,
+    /// It did not come up, and the version before is in force.
+    Failed,
+}
+
+impl PlannedUpgrade {
+    /// The version that is in force meanwhile.
+    #[must_use]
+    pub fn in_force(&self) -> &K3sVersion {
+        if matches!(self.step, Step::Begun | Step::Stuck) { &self.to } else { &self.from }
+    }
+
+    /// In one line, for people.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let Self { from, to, .. } = self;
+        let step = match self.step {
+            Step::Due => "due",
+            Step::Refused => "refused",
+            Step::Begun => "begun",
+            Step::Stuck => "stuck",
+            Step::Failed => "failed",
+        };
+        let why = self.reason.iter().map(|reason| format!(": {reason}"));
+        format!("k3s {from} -> {to} {step}{}", why.collect::<String>())
+    }
+
+    /// The record of its begin, `at` being RFC 3339 in UTC.
+    #[must_use]
+    pub fn attempt(&self, facts: &HostFacts, at: String) -> Attempt {
+        Attempt {
+            wish: self.wish.clone(),
+            from: self.from.to_string(),
+            from_binary: binary_before(facts),
+            to: self.to.to_string(),
+            at,
+            state: Progress::Begun,
+            started: None,
+            reason: None,
+        }
+    }
+
+    /// Whether `own`, the name of this Node, may try what another may have gone
+    /// back from: `failed` is who, and what.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn may_try(&self, own: &str, failed: Option<(&str, &str)>) -> Result<(), String> {
+        match failed {
+            Some((node, wish)) if node != own && wish == self.wish => Err(format!(
+                "{node} did not come up with it; assign another version, or run `edge-bootstrap apply` there"
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// The assignment's duty with the version that is in force; `None` where that
+    /// is the assigned one. Keys that came with the new version come with it.
+    pub(super) fn duty(&self, inputs: Inputs<'_>, duty: &Duty) -> Option<Duty> {
+        let version = self.in_force();
+        (*version != duty.k3s.version).then(|| {
+            let mut now = duty.clone();
+            now.k3s.version = version.clone();
+            now.k3s.artifacts.clear();
+            let fits = |key: &_, value: &_| {
+                let one = std::iter::once((Clone::clone(key), Clone::clone(value))).collect();
+                keys::assigned((version, duty.role), &one, &inputs.local.allow_keys).is_ok()
+            };
+            now.k3s.config.retain(|key, value| fits(key, value));
+            now
+        })
+    }
+
+    /// What is to be restarted for other reasons waits: the upgrade restarts it.
+    pub(super) fn hold_restarts(&self, units: &mut [PlannedUnit]) {
+        let is_due = self.step == Step::Due;
+        for unit in units.iter_mut().filter(|unit| is_due && units::is_k3s(&unit.name)) {
+            let reason = unit.restart.take().or(unit.restart_pending.take());
+            unit.restart_pending = reason.map(|reason| format!("{reason}; with the upgrade to {}", self.to));
+        }
+    }
+}
+
+/// Compares the version in force with the assigned one. A host that was in no
+/// cluster yet, or leaves its life, has none to keep.
+#[must_use]
+pub fn decide(inputs: Inputs<'_>, duty: &Duty) -> Option<PlannedUpgrade> {
+    pinned(inputs.facts)?.joined.as_ref()?;
+    let to = &duty.k3s.version;
+    let wish = wish(duty);
+    let attempt = inputs.facts.runtime.k3s.upgrade.as_ref().filter(|attempt| attempt.wish == wish);
+    if let Some(begun) = attempt.and_then(|attempt| going_on(attempt, to, &wish)) {
+        return Some(begun);
+    }
+    let from = present(inputs.facts).filter(|from| from != to)?;
+    let words = refused(inputs, duty, &from);
+    let artifact = node::k3s_binary(inputs, duty).ok().and_then(|binary| binary.wanted());
+    let step = if words.is_some() { Step::Refused } else { Step::Due };
+    // What runs is not at hand any more: there is nothing to keep.
+    if step == Step::Due && !is_at_hand(inputs.facts, &from) {
+        return None;
+    }
+    let reason = words.as_ref().map(|words| words.reason.clone());
+    let artifact = artifact.filter(|_| step == Step::Due);
+    Some(PlannedUpgrade { from, to: to.clone(), step, reason, artifact, wish, words })
+}
+
+fn going_on(attempt: &Attempt, to: &K3sVersion, wish: &str) -> Option<PlannedUpgrade> {
+    let from: K3sVersion = attempt.from.parse().ok()?;
+    let step = match attempt.state {
+        Progress::Done => return None,
+        Progress::Begun => Step::Begun,
+        Progress::Stuck => Step::Stuck,
+        Progress::Failed => Step::Failed,
+    };
+    let words = told(attempt, step);
+    let reason = words.as_ref().map(|words| words.reason.clone());
+    Some(PlannedUpgrade { from, to: to.clone(), step, reason, artifact: None, wish: wish.to_owned(), words })
+}
+
+fn told(attempt: &Attempt, step: Step) -> Option<Refusal> {
+    let Attempt { from, to, at, reason, .. } = attempt;
+    let reason = reason.as_deref().unwrap_or_default();
+    match step {
+        Step::Failed => Some(Refusal::new(
+            "EB-upgrade-failed",
+            format!("k3s {to}, begun at {at}, did not come up: {reason}; {from} is in force again"),
+            "assign another version, or run `edge-bootstrap apply` to try the same once more",
+        )),
+        Step::Stuck => Some(Refusal::new(
+            "EB-upgrade-stuck",
+            format!("k3s {to}, begun at {at}, does not come up: {reason}"),
+            "look at `journalctl -u k3s`; assign a newer version, or restore a snapshot that was taken with the old one",
+        )),
+        _ => None,
+    }
+}
+
+/// Names what is asked for: a try that failed is made again only when that changes.
+fn wish(duty: &Duty) -> String {
+    let k3s = &duty.k3s;
+    let files: Vec<_> = k3s.artifacts.iter().map(|(arch, file)| (arch, file.sha256.as_str())).collect();
+    let config: Vec<_> = k3s.config.iter().map(|(key, value)| (key.as_str(), value)).collect();
+    sha256_hex(json!([k3s.version, files, config]).to_string().as_bytes())
+}
+
+/// The version that runs, else the one that would.
+fn present(facts: &HostFacts) -> Option<K3sVersion> {
+    let k3s = &facts.runtime.k3s;
+    let is_up = [units::K3S, units::K3S_AGENT]
+        .into_iter()
+        .any(|name| unit(facts, name).is_some_and(|unit| unit.main_pid != 0));
+    let started = k3s.started_binary.known().and_then(Option::as_deref).filter(|_| is_up);
+    let runs = started.and_then(version_of);
+    runs.or_else(|| k3s.version.known()?.as_deref()?.parse().ok())
+}
+
+fn unit<'a>(facts: &'a HostFacts, name: &str) -> Option<&'a Unit> {
+    facts.runtime.units.get(name.trim_end_matches(".service"))?.known()
+}
+
+fn version_of(binary: &str) -> Option<K3sVersion> {
+    binary.strip_prefix(paths::K3S_STORE)?.strip_prefix('/')?.strip_suffix("/k3s")?.parse().ok()
+}
+
+/// What the link leads to, or where a file in its place is kept.
+fn binary_before(facts: &HostFacts) -> String {
+    let link = facts.runtime.links.get(paths::K3S_LINK);
+    link.cloned().unwrap_or_else(|| format!("{}.replaced", paths::K3S_LINK))
+}
+
+fn is_at_hand(facts: &HostFacts, version: &K3sVersion) -> bool {
+    let k3s = &facts.runtime.k3s;
+    let is_installed = k3s.version.known().and_then(Option::as_deref) == Some(version.as_str())
+        && facts.runtime.links.get(paths::K3S_LINK).is_none_or(|target| version_of(target).is_none());
+    is_installed || k3s.store.contains_key(version.as_str())
+}
+
+/// Where the binary of `version` lies that a failed try gives way to, when it is
+/// not in the store: a person had installed it.
+pub(super) fn kept<'a>(facts: &'a HostFacts, version: &K3sVersion) -> Option<&'a str> {
+    let attempt = facts.runtime.k3s.upgrade.as_ref()?;
+    let is_meant = attempt.state == Progress::Failed && attempt.from == version.as_str();
+    (is_meant && version_of(&attempt.from_binary).is_none()).then_some(attempt.from_binary.as_str())
+}
+
+/// Why this step cannot be taken.
+fn refused(inputs: Inputs<'_>, duty: &Duty, from: &K3sVersion) -> Option<Refusal> {
+    let to = &duty.k3s.version;
+    let has_etcd =
+        duty.role == Role::Server && inputs.facts.runtime.k3s.has_datastore.known() != Some(&false);
+    step_refused(from, to, has_etcd).or_else(|| {
+        let fits = keys::assigned((to, duty.role), &duty.k3s.config, &inputs.local.allow_keys);
+        keys::supported(to).err().or(fits.err())
+    })
+}
+
+/// Which steps there are: agents follow their servers however far, as Kubernetes
+/// lets a kubelet be older; servers take each minor (Kubernetes' version skew).
+fn step_refused(from: &K3sVersion, to: &K3sVersion, has_etcd: bool) -> Option<Refusal> {
+    let minor = |version: &K3sVersion| (version.kubernetes.0, version.kubernetes.1);
+    let no = |reason: String, next: &str| Some(Refusal::new("EB-upgrade-refused", reason, next));
+    if minor(to) < minor(from) {
+        let reason =
+            format!("k3s {from} is in force, and {to} is of an earlier minor: its data do not go back");
+        return no(reason, "assign the version in force, or a newer one");
+    }
+    if has_etcd && minor(to) > (from.kubernetes.0, from.minor() + 1) {
+        let next = format!("assign a v1.{} first", from.minor() + 1);
+        return no(
+            format!("k3s {from} is in force, and a server must not skip a minor on its way to {to}"),
+            &next,
+        );
+    }
+    let is_repaired = (from.kubernetes, from.revision.unwrap_or(0)) >= REPAIRED;
+    if has_etcd && from.minor() < ETCD_3_6 && to.minor() >= ETCD_3_6 && !is_repaired {
+        let reason = format!(
+            "k3s {from} is in force, and members that were removed long ago come back when the etcd of {to} reads its data"
+        );
+        return no(reason, "assign v1.33.7+k3s3 or a newer v1.33 first");
+    }
+    None
+}
+
+/// What is seen of the new version after a pass.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Seen<'a> {
+    /// The host's k3s was started with it.
+    pub runs: bool,
+    /// Everything about the node is well.
+    pub is_healthy: bool,
+    /// Its unit.
+    pub unit: Option<&'a Unit>,
+    /// The gate lets it start.
+    pub may_start: bool,
+    /// This boot.
+    pub boot_id: &'a str,
+    /// Seconds since boot (monotonic).
+    pub now_s: u64,
+}
+
+/// What becomes of a try.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// It is looked at again.
+    Wait,
+    /// It runs, as this records.
+    Runs(Started),
+    /// It is well.
+    Done,
+    /// It failed.
+    Over(String),
+}
+
+/// Judges a try by what is seen.
+#[must_use]
+pub fn judge(attempt: &Attempt, role: Role, seen: Seen<'_>) -> Next {
+    if !seen.runs {
+        return Next::Wait;
+    }
+    if seen.is_healthy {
+        return Next::Done;
+    }
+    let restarts = seen.unit.and_then(|unit| unit.restarts.known().copied()).unwrap_or(0);
+    let started = |boots| Started { boot_id: seen.boot_id.to_owned(), at_s: seen.now_s, restarts, boots };
+    let Some(since) = &attempt.started else { return Next::Runs(started(1)) };
+    if since.boot_id != seen.boot_id {
+        return match since.boots {
+            BOOTS.. => Next::Over(format!("it was not Ready in any of {BOOTS} boots")),
+            boots => Next::Runs(started(boots + 1)),
+        };
+    }
+    if let Some(why) = seen.unit.filter(|_| seen.may_start).and_then(|unit| gave_up(unit, restarts, since)) {
+        return Next::Over(why);
+    }
+    let budget = if role == Role::Server { SERVER } else { AGENT };
+    let is_late = Duration::from_secs(seen.now_s.saturating_sub(since.at_s)) >= budget;
+    if is_late { Next::Over(format!("it was not Ready after {} s", budget.as_secs())) } else { Next::Wait }
+}
+
+/// systemd counts anew after a start by hand.
+fn gave_up(unit: &Unit, restarts: u32, since: &Started) -> Option<String> {
+    let count = restarts.checked_sub(since.restarts).unwrap_or(restarts);
+    match unit.active.as_str() {
+        "failed" => Some("its unit has failed".to_owned()),
+        "active" => None,
+        _ => (count >= STARTS).then(|| format!("it ended {count} times before it was up")),
+    }
+}
+
+/// Whether the version before may come back. `untouched`: the datastore is as the
+/// version before left it, for certain.
+///
+/// # Errors
+/// Why not.
+pub fn may_go_back(attempt: &Attempt, role: Role, untouched: bool) -> Result<(), String> {
+    let minor =
+        |version: &str| version.parse::<K3sVersion>().ok().map(|it| (it.kubernetes.0, it.kubernetes.1));
+    let (from, to) = (minor(&attempt.from), minor(&attempt.to));
+    if role != Role::Server || untouched || from.is_some() && from == to {
+        return Ok(());
+    }
+    let Attempt { from, to, .. } = attempt;
+    Err(format!(
+        "there is no way back to {from}: {to} has opened the datastore, and its data do not go back a minor"
+    ))
+}
+
+/// Whether an agent may go to `to`: no server's API may be older than its kubelet
+/// (Kubernetes' version skew). `servers` are addresses, each with what it says
+/// that it is, or why it says nothing.
+///
+/// # Errors
+/// What it waits for.
+pub fn may_follow(to: &K3sVersion, servers: &[(String, Result<String, String>)]) -> Result<(), String> {
+    for (address, says) in servers {
+        match says.as_ref().map(|version| version.parse::<K3sVersion>()) {
+            Ok(Ok(version)) if version >= *to => {}
+            Ok(Ok(version)) => return Err(format!("servers go first, and {address} runs {version}")),
+            Ok(Err(error)) => return Err(format!("servers go first, and {address}: {error}")),
+            Err(why) => {
+                return Err(format!("servers go first, and {address} does not say what it runs: {why}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "upgrade_tests.rs"]
+mod tests;
