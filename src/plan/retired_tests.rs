@@ -241,7 +241,7 @@ proptest! {
         if !is_live && is_tied && may_live {
             prop_assert_eq!(code(&next), "EB-retired-shared");
         }
-        let may_begin = !is_live && !(is_tied && may_live);
+        let may_begin = !(is_live || is_tied && may_live);
         if may_begin && !is_begun {
             // Nothing is done before it is noted.
             prop_assert!(matches!(next, Next::Act(Act::Note(_))) || code(&next) == "EB-retired-quorum");

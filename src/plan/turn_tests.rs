@@ -125,7 +125,7 @@ impl Model {
     /// How long its restarts take: as long as its pace says, so that both short
     /// ones and those beyond a term are met.
     fn pace_of_restart(self) -> u64 {
-        if self.pace % 3 == 0 { 5000 } else { self.pace }
+        if self.pace.is_multiple_of(3) { 5000 } else { self.pace }
     }
 }
 
