@@ -36,7 +36,7 @@ const CHANGES: u8 = 2;
 pub async fn run(common: &Common, args: &PlanArgs) -> anyhow::Result<u8> {
     let mut agent = common.agent()?;
     let facts = match &args.facts {
-        Some(path) => serde_json::from_str(&read(path)?)?,
+        Some(path) => serde_json::from_value(serde_json::from_str(&read(path)?)?)?,
         None => boot::facts(&agent.root).await,
     };
     let (assignment, confirmed) = match &args.assignment {

@@ -22,7 +22,8 @@ pub mod system;
 pub mod thin;
 pub mod upgrade;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::wire::secret::sha256_hex;
 
@@ -30,7 +31,7 @@ use crate::wire::secret::sha256_hex;
 ///
 /// In JSON a known value stands by itself; an unknown one is
 /// `{"unknown":"reason"}`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum Fact<T> {
     /// Not observed.
@@ -40,6 +41,18 @@ pub enum Fact<T> {
     },
     /// Observed.
     Known(T),
+}
+
+/// By way of JSON's own values: what is read for each type of fact is then one
+/// copy of code and not one for each way to read.
+impl<'de, T: DeserializeOwned> Deserialize<'de> for Fact<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let value = serde_json::Value::deserialize(from)?;
+        match value.get("unknown").and_then(serde_json::Value::as_str) {
+            Some(unknown) => Ok(Self::unknown(unknown)),
+            None => serde_json::from_value(value).map(Self::Known).map_err(D::Error::custom),
+        }
+    }
 }
 
 impl<T> Fact<T> {
