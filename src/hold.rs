@@ -9,6 +9,7 @@ use crate::paths;
 use crate::plan::Refusal;
 use crate::sys::root::FileError;
 use crate::sys::{Change, Root, atomic, host};
+use crate::wire::json;
 
 /// Written by the daemon, read by the gate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,7 +57,7 @@ pub fn clear(root: &Root) -> Result<bool, FileError> {
 #[must_use]
 pub fn current(root: &Root) -> Option<Hold> {
     let bytes = root.read(paths::HOLD).ok()??;
-    let hold: Hold = serde_json::from_slice(&bytes).ok()?;
+    let hold: Hold = json::read(&bytes).ok()?;
     let same_boot = host::boot_id(root).is_ok_and(|boot_id| boot_id == hold.boot_id);
     let alive = host::process_start(root, hold.pid) == Some(hold.start_time);
     (same_boot && alive).then_some(hold)

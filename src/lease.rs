@@ -10,6 +10,7 @@ use crate::facts::runtime::PinnedIdentity;
 use crate::paths;
 use crate::sys::root::FileError;
 use crate::sys::{Change, Root, atomic, host};
+use crate::wire::json;
 
 /// Written by the pass that plans an initialisation, read by the gate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,7 +45,7 @@ pub fn confirm(root: &Root, identity: &PinnedIdentity) -> Result<Change, FileErr
 /// When the record cannot be removed.
 pub fn keep_only(root: &Root, held: Option<u64>) -> Result<(), FileError> {
     let bytes = root.read(paths::LEASE)?.unwrap_or_default();
-    let recorded = serde_json::from_slice::<Lease>(&bytes).ok().map(|lease| lease.epoch);
+    let recorded = json::read::<Lease>(&bytes).ok().map(|lease| lease.epoch);
     if held.is_none() || recorded != held {
         root.remove_file(paths::LEASE)?;
     }
@@ -56,7 +57,7 @@ pub fn keep_only(root: &Root, held: Option<u64>) -> Result<(), FileError> {
 #[must_use]
 pub fn is_confirmed(root: &Root, identity: Option<&PinnedIdentity>) -> bool {
     let lease = root.read(paths::LEASE).ok().flatten();
-    let lease: Option<Lease> = lease.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let lease: Option<Lease> = lease.and_then(|bytes| json::read(&bytes).ok());
     lease.is_some_and(|lease| {
         lease.boot_id == host::boot_id(root).unwrap_or_default()
             && identity

@@ -8,10 +8,10 @@
 //!
 //! | layer | modules | may use | never |
 //! |---|---|---|---|
-//! | L0 words | `facts`, `wire`, `role`, `paths`, `error` | each other | I/O, async, clock |
+//! | L0 words | `facts`, `wire`, `role`, `paths`, `error`, `ordered` | each other | I/O, async, clock |
 //! | L1 decisions | `config`, `plan` | L0 | I/O, async, clock, `sys` |
 //! | L2 hands | `sys` | nothing of ours | roles, k3s, settings |
-//! | L3 steps | `observe`, `enrol`, `apply`, `activate`, `verify`, `report`, and the records `allow`, `binary`, `containerd`, `inventory`, `kube`, `ledger`, `identity`, `hold`, `lease`, `mirrors`, `floor`, `pause`, `renames`, `reset`, `upgrade` | L0 to L2 | each other; decisions about content |
+//! | L3 steps | `observe`, `enrol`, `apply`, `activate`, `verify`, `report`, and the records `allow`, `binary`, `containerd`, `inventory`, `kube`, `ledger`, `identity`, `hold`, `lease`, `mirrors`, `floor`, `pause`, `renames`, `reset`, `rotation`, `snapshots`, `upgrade` | L0 to L2 | each other; decisions about content |
 //! | L4 assembly | `boot`, `daemon`, `gate`, `hatches` | all above | arguments, printing |
 //! | L5 surface | `cli`, `logging` | all above | decisions about a host |
 //!
@@ -20,6 +20,7 @@
 
 pub mod error;
 pub mod facts;
+pub mod ordered;
 pub mod paths;
 pub mod role;
 pub mod wire;
@@ -68,6 +69,10 @@ pub mod renames;
 pub mod report;
 #[cfg(feature = "agent")]
 pub mod reset;
+#[cfg(feature = "agent")]
+pub mod rotation;
+#[cfg(feature = "agent")]
+pub mod snapshots;
 #[cfg(feature = "agent")]
 pub mod upgrade;
 #[cfg(feature = "agent")]

@@ -8,6 +8,7 @@ use crate::paths;
 use crate::sys::answers::Answer;
 use crate::sys::root::FileError;
 use crate::sys::{Change, Root, atomic};
+use crate::wire::json;
 
 /// Looks in a row that must agree before a mirror is left out or put back.
 const IN_A_ROW: u32 = 2;
@@ -18,7 +19,7 @@ const IN_A_ROW: u32 = 2;
 /// When it is there and cannot be read.
 pub fn load(root: &Root) -> Result<Option<Mirrors>, FileError> {
     let bytes = root.read(paths::MIRRORS)?;
-    Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+    Ok(bytes.and_then(|bytes| json::read(&bytes).ok()))
 }
 
 /// Stores the record when it changed.

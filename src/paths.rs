@@ -44,6 +44,12 @@ pub const NODE_PASSWORD_COPY: &str = "/var/lib/edge-bootstrap/backup/node-passwo
 pub const ADOPTED_FILES: &str = "/var/lib/edge-bootstrap/backup/adopted";
 /// That a person had the k3s of others taken over, and when.
 pub const ADOPTED: &str = "/var/lib/edge-bootstrap/backup/adopted.json";
+/// Everything that a k3s of others was told, in one file, while it is taken over.
+pub const ADOPT_CONFIG: &str = "/etc/rancher/k3s/adopt.yaml";
+/// Names k3s the file that it reads while it is taken over.
+pub const ADOPT_VARIABLES: &str = "/etc/rancher/k3s/adopt.env";
+/// Name of the drop-in with which k3s reads that: the last one of its unit.
+pub const ADOPT_DROP_IN: &str = "zz-edge-bootstrap-adopt.conf";
 /// Broken files are moved here; nothing is deleted.
 pub const QUARANTINE: &str = "/var/lib/edge-bootstrap/quarantine";
 /// What installed programs print as their version, by identity of the file.
@@ -58,6 +64,8 @@ pub const RENAMES: &str = "/var/lib/edge-bootstrap/renames.json";
 pub const DATA_DISK: &str = "/var/lib/edge-bootstrap/data-disk";
 /// What containerd's store holds and what was decided about it.
 pub const INVENTORY: &str = "/var/lib/edge-bootstrap/inventory.json";
+/// Digests of the snapshots of etcd on this server, and which token opens each.
+pub const SNAPSHOTS: &str = "/var/lib/edge-bootstrap/snapshots.json";
 /// Image archives by SHA-256, kept as what their images come back from.
 pub const IMAGES: &str = "/var/lib/edge-bootstrap/images";
 /// Reports that could not be sent yet.
@@ -112,6 +120,8 @@ pub const STARTS: &str = "/run/edge-bootstrap/starts.json";
 pub const TURN: &str = "/var/lib/edge-bootstrap/turn.json";
 /// The newest try of another version of k3s.
 pub const UPGRADE: &str = "/var/lib/edge-bootstrap/upgrade.json";
+/// A change of the server token that was begun on this host.
+pub const ROTATION: &str = "/var/lib/edge-bootstrap/rotation.json";
 /// What was seen of our units in this boot, so that a person's stop is noticed.
 pub const UNITS: &str = "/run/edge-bootstrap/units.json";
 
@@ -181,6 +191,9 @@ pub fn started_with(unit: &str) -> String {
 
 /// What containerd was started with by the agent last, written by the agent.
 pub const STARTED_BY_AGENT: &str = "/run/edge-bootstrap/started-containerd-by-agent.json";
+
+/// What k3s was started with by the agent last, written by the agent.
+pub const K3S_STARTED_BY_AGENT: &str = "/run/edge-bootstrap/started-k3s-by-agent.json";
 
 /// An archive of images, by its SHA-256.
 #[must_use]

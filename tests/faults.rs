@@ -28,7 +28,7 @@ const PLACES: [&str; 4] = ["etc", "var/lib/edge-bootstrap", "var/lib/rancher", "
 /// Points that only a pass comes by which leaves an old life.
 const LEAVES: [&str; 5] = ["retiring-pinned", "aside-before", "aside-after", "retired", "leave-ended"];
 /// Points that only a pass comes by which mends k3s's own files.
-const MENDS: [&str; 1] = ["mended"];
+const MENDS: [&str; 2] = ["mended", "emptied"];
 /// The datastore of the old life.
 const DATASTORE: &str = "var/lib/rancher/k3s/server/db/etcd/member/wal/0.wal";
 /// More passes of one point than any pass makes: then the test counts wrongly.
@@ -70,6 +70,12 @@ fn a_removed_members_datastore_is_whole_in_one_place_at_every_fault() {
     let quarantine = DATASTORE.replace("/etcd/", "/etcd.quarantine-1/");
     assert_eq!(new.files.get(&quarantine).map(Vec::as_slice), Some(b"old life".as_slice()));
     assert_eq!(new.files.get(PASSWORD).map(Vec::as_slice), Some(b"node password".as_slice()));
+    for (name, _) in EMPTIED {
+        assert!(
+            !new.files.contains_key(&format!("var/lib/rancher/k3s/server/{name}")),
+            "{name} is still there"
+        );
+    }
     assert!(String::from_utf8(new.files[CONFIG].clone()).unwrap().contains("\nserver:"), "no way to join");
     try_all(&host, &new, Some(&old), &["retiring-pinned", "retired", "leave-ended"]);
 }
@@ -116,6 +122,9 @@ const SERVER: u32 = 6;
 const CERTIFICATE: &str = "var/lib/rancher/k3s/agent/client-kubelet.crt";
 /// The assignment of a member that joins its cluster anew.
 const REMOVED: u32 = 4;
+/// What a power cut left empty, and the certificate that goes with its kubeconfig.
+const EMPTIED: [(&str, &str); 3] =
+    [("cred/admin.kubeconfig", ""), ("tls/client-admin.crt", "whole"), ("tls/client-kube-proxy.key", "")];
 /// The node's password.
 const PASSWORD: &str = "etc/rancher/node/password";
 
@@ -308,6 +317,9 @@ sha256 = \"{}\"
     fn removed_member(&self) {
         self.write(DATASTORE, "old life");
         self.write(&DATASTORE.replace("member/wal/0.wal", "tombstone"), "");
+        for (name, text) in EMPTIED {
+            self.write(&format!("var/lib/rancher/k3s/server/{name}"), text);
+        }
         self.write("var/lib/edge-bootstrap/backup/node-password", "node password");
         let root = Root::new(self.path());
         let mut pinned = identity::load(&root).unwrap().value().unwrap();

@@ -390,6 +390,11 @@ fn drop_ins_that_break_an_invariant_are_refused_and_others_pass() {
         ("cluster-init: true", None),
         ("datastore-endpoint: mysql://x", None),
         ("kubelet-arg+: v=2", None),
+        ("kubelet-arg+: [v=2, hostname-override=other]", Some("EB-override")),
+        ("kubelet-arg+: hostname-override=172-16-36-1", None),
+        ("etcd-arg: force-new-cluster=true", Some("EB-override")),
+        ("kube-apiserver-arg: etcd-prefix=/other", Some("EB-override")),
+        ("kubelet-arg+: node-ip=10.0.0.1", None),
     ];
     for (text, code) in rows {
         member().with("/etc/rancher/k3s/config.yaml.d/50-person.yaml", text).says(code, text);

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 /// Modules by layer, as in the table of `src/lib.rs`.
 const LAYERS: [(u8, &[&str]); 6] = [
-    (0, &["facts", "wire", "role", "paths", "error"]),
+    (0, &["facts", "wire", "role", "paths", "error", "ordered"]),
     (1, &["config", "plan"]),
     (2, &["sys"]),
     (
@@ -39,13 +39,15 @@ const LAYERS: [(u8, &[&str]); 6] = [
             "containerd",
             "kube",
             "upgrade",
+            "rotation",
+            "snapshots",
         ],
     ),
     (4, &["boot", "daemon", "gate", "hatches"]),
     (5, &["cli", "logging", "lib", "main"]),
 ];
 /// Records of L3 that the steps may share.
-const RECORDS: [&str; 13] = [
+const RECORDS: [&str; 15] = [
     "binary",
     "ledger",
     "identity",
@@ -59,6 +61,8 @@ const RECORDS: [&str; 13] = [
     "containerd",
     "kube",
     "upgrade",
+    "rotation",
+    "snapshots",
 ];
 
 /// What only `sys` may do, by the words that say it in code.

@@ -20,10 +20,10 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use edge_bootstrap::boot::adopt::{self, Look};
+use edge_bootstrap::boot::adopt::{self, Act, Look};
 use edge_bootstrap::boot::{self, Agent, Order, Pass, Until};
 use edge_bootstrap::paths;
-use edge_bootstrap::plan::adopt::{in_force, line};
+use edge_bootstrap::plan::adopt::{Raw, in_force, line};
 use edge_bootstrap::sys::{Clock, Root};
 use systemd::{Fake, FakeUnit};
 
@@ -31,6 +31,11 @@ use systemd::{Fake, FakeUnit};
 const HOST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/plan/37-binary-installed-by-hand/root");
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/line_adopt");
 const CA: &str = include_str!("../src/facts/testdata/ca-root.pem");
+/// `CN=system:node:10-0-0-1`, and a certificate for 10.0.0.1 and 127.0.0.1.
+const KUBELET: [&str; 2] =
+    [include_str!("line_adopt/client-kubelet.crt"), include_str!("line_adopt/serving-kubelet.crt")];
+const CONFIG: &str = "etc/edge-bootstrap/config.toml";
+const SITE: &str = "[node]\nsite = \"hz-017\"\n";
 
 /// The command line of the field, as its installer was given it.
 const FIELD: &str = "--disable coredns,servicelb,traefik,local-storage,metrics-server --disable-kube-proxy --disable-network-policy --no-flannel --cluster-init --cluster-cidr 10.253.0.0/16 --service-cidr 10.254.0.0/16 --container-runtime-endpoint unix:///run/containerd/containerd.sock --node-name 10-0-0-1 --node-ip 10-0-0-1";
@@ -79,6 +84,9 @@ impl Host {
             ("var/lib/rancher/k3s/server/tls/server-ca.crt", CA.to_owned()),
             ("var/lib/rancher/k3s/server/token", format!("K10{}::server:canary-server\n", "5d".repeat(32))),
             ("etc/rancher/node/password", "0123456789abcdef0123456789abcdef\n".to_owned()),
+            ("var/lib/rancher/k3s/agent/client-kubelet.crt", KUBELET[0].to_owned()),
+            ("var/lib/rancher/k3s/agent/serving-kubelet.crt", KUBELET[1].to_owned()),
+            (CONFIG, SITE.to_owned()),
         ] {
             host.write(path, &text);
         }
@@ -89,13 +97,18 @@ impl Host {
 
     /// The same with a systemd that runs it.
     fn running(arguments: &str, version: &str) -> Self {
-        let mut host = Self::server(arguments, version);
+        Self::server(arguments, version).with_systemd(arguments, FakeUnit::up())
+    }
+
+    /// With a systemd that has loaded `k3s` for the unit of k3s.
+    fn with_systemd(self, arguments: &str, k3s: FakeUnit) -> Self {
+        let mut host = self;
         let mut command = vec!["/usr/local/bin/k3s".to_owned(), "server".to_owned()];
         command.extend(arguments.split_whitespace().map(str::to_owned));
         let gone = FakeUnit { load: "not-found".into(), file_state: String::new(), ..FakeUnit::dead() };
         let units = [
             ("containerd.service", FakeUnit::up()),
-            ("k3s.service", FakeUnit { command, ..FakeUnit::up() }),
+            ("k3s.service", FakeUnit { command, ..k3s }),
             ("k3s-agent.service", gone),
             ("systemd-sysctl.service", FakeUnit::up()),
             ("systemd-modules-load.service", FakeUnit::up()),
@@ -135,8 +148,38 @@ impl Host {
     }
 
     async fn pass(&self) -> Pass {
-        let order = Order { until: Until::Verified, patience: Duration::ZERO, observe_only: false };
+        self.pass_until(Until::Verified).await
+    }
+
+    async fn pass_until(&self, until: Until) -> Pass {
+        let order = Order { until, patience: Duration::ZERO, observe_only: false };
         boot::pass(&mut self.agent(), order).await
+    }
+
+    fn script(&self, look: &Look, restart: bool) -> Vec<Act> {
+        adopt::script(&self.root(), Clock::Fixed(1_800_000_000), look, restart).unwrap()
+    }
+
+    async fn do_all(&self, acts: &[Act]) {
+        let agent = self.agent();
+        adopt::carry_out(&agent.root, &agent.systemd, acts).await.unwrap();
+    }
+
+    /// Takes it over; the pass that goes on is not made.
+    async fn take(&self, restart: bool) -> Look {
+        let look = self.look().await;
+        assert_eq!(look.refusals, []);
+        self.do_all(&self.script(&look, restart)).await;
+        look
+    }
+
+    /// What k3s is told after a boot: by files, since systemd has read them anew.
+    async fn told(&self) -> Raw {
+        let host = edge_bootstrap::boot::facts(&self.root()).await;
+        let found = adopt::found(&self.root(), "k3s.service", None, &host).unwrap().unwrap();
+        let mut raw = in_force(&edge_bootstrap::plan::adopt::settings(&found.installed));
+        raw.remove("config");
+        raw
     }
 
     /// Every file below `/etc` and `/var/lib` with its content.
@@ -162,6 +205,34 @@ fn walk(directory: &Path, files: &mut BTreeMap<String, Vec<u8>>) {
             files.insert(path.display().to_string(), std::fs::read(&path).unwrap_or_default());
         }
     }
+}
+
+/// An agent of v1.24 that was told `no-flannel`, and that its systemd runs.
+fn agent() -> Host {
+    let arguments = "--no-flannel --container-runtime-endpoint unix:///run/containerd/containerd.sock";
+    let mut host = Host::server("", "v1.24.17+k3s1");
+    for gone in ["etc/systemd/system/k3s.service", "etc/systemd/system/k3s.service.env"] {
+        std::fs::remove_file(host.path(gone)).unwrap();
+    }
+    std::fs::remove_dir_all(host.path("var/lib/rancher/k3s/server")).unwrap();
+    host.write("etc/systemd/system/k3s-agent.service", &unit("agent", arguments));
+    let variables = "K3S_URL='https://10.0.0.2:6443'\nK3S_TOKEN='canary-agent'\nK3S_CLUSTER_INIT=true\n";
+    host.write("etc/systemd/system/k3s-agent.service.env", variables);
+    host.write("var/lib/rancher/k3s/agent/server-ca.crt", CA);
+    let mut command = vec!["/usr/local/bin/k3s".to_owned(), "agent".to_owned()];
+    command.extend(arguments.split(' ').map(str::to_owned));
+    let gone = FakeUnit { load: "not-found".into(), file_state: String::new(), ..FakeUnit::dead() };
+    let units = [
+        ("containerd.service", FakeUnit::up()),
+        ("k3s-agent.service", FakeUnit { command, ..FakeUnit::up() }),
+        ("k3s.service", gone),
+        ("systemd-sysctl.service", FakeUnit::up()),
+        ("systemd-modules-load.service", FakeUnit::up()),
+    ];
+    let fake = Fake::new(&host.root(), &units);
+    fake.serve_bus(&host.root());
+    host.systemd = Some(fake);
+    host
 }
 
 /// What `adopt` prints and its exit code.
@@ -212,23 +283,29 @@ fn right() -> String {
 
 #[tokio::test]
 async fn a_pass_leaves_the_k3s_of_others_alone() {
-    let host = Host::running(&right(), "v1.21.5+k3s2");
-    let look = host.look().await;
-    host.write(&paths::CONFIG[1..], "[central]\nassignment-file = \"/etc/edge-bootstrap/assignment.toml\"\n");
-    host.write("etc/edge-bootstrap/assignment.toml", &look.proposed.as_ref().unwrap().text);
-    let before = host.files();
-    let pass = host.pass().await;
-    assert_eq!(pass.stop.map(|stop| stop.why.code).as_deref(), Some("EB-adopt-needed"));
-    assert_eq!((host.files() == before, host.jobs()), (true, Vec::<String>::new()));
+    let booting = || FakeUnit { file_state: "enabled".into(), ..FakeUnit::dead() };
+    for unit in [FakeUnit::up(), booting(), FakeUnit::dead()] {
+        let host = Host::server(&right(), "v1.21.5+k3s2").with_systemd(&right(), unit);
+        let look = host.look().await;
+        host.write(
+            CONFIG,
+            &format!("{SITE}[central]\nassignment-file = \"/etc/edge-bootstrap/assignment.toml\"\n"),
+        );
+        host.write("etc/edge-bootstrap/assignment.toml", &look.proposed.as_ref().unwrap().text);
+        let before = host.files();
+        for until in [Until::Ready, Until::Verified] {
+            let pass = host.pass_until(until).await;
+            assert_eq!(pass.stop.map(|stop| stop.why.code).as_deref(), Some("EB-adopt-needed"), "{until:?}");
+        }
+        assert_eq!((host.files() == before, host.jobs()), (true, Vec::<String>::new()));
+    }
 }
 
 #[tokio::test]
 async fn after_a_take_over_and_one_pass_nothing_was_restarted_and_the_plan_is_empty() {
     let host = Host::running(&right(), "v1.21.5+k3s2");
     let unit = host.read("etc/systemd/system/k3s.service");
-    let look = host.look().await;
-    assert_eq!(look.refusals, []);
-    adopt::take(&host.root(), Clock::System, &look, false).unwrap();
+    host.take(false).await;
     let first = host.pass().await;
     assert_eq!(first.stop, None);
     let second = host.pass().await;
@@ -249,39 +326,202 @@ async fn after_a_take_over_and_one_pass_nothing_was_restarted_and_the_plan_is_em
     assert_eq!(host.read("var/lib/edge-bootstrap/backup/adopted/etc/systemd/system/k3s.service"), unit);
     let left = host.read("etc/systemd/system/k3s.service.env");
     assert!(left.contains("HTTP_PROXY=http://10.0.0.9:3128") && !left.contains("K3S_"), "{left}");
+    for path in [paths::ADOPT_CONFIG, paths::ADOPT_VARIABLES, DROP_IN] {
+        assert!(!host.root().exists(path), "{path}");
+    }
     assert!(adopt::look(&mut host.agent(), Duration::ZERO).await.unwrap().is_none(), "it is ours now");
 }
 
-#[tokio::test]
-async fn a_take_over_that_was_cut_says_the_same_and_may_be_run_again() {
-    let host = Host::running(&right(), "v1.21.5+k3s2");
-    let look = host.look().await;
-    let before = in_force(&look.settings);
-    adopt::take(&host.root(), Clock::System, &look, false).unwrap();
-    // The power goes before the record: the unit is still that of others.
-    host.root().remove_file(paths::ADOPTED).unwrap();
-    let files = host.files();
-    let again = host.look().await;
-    assert_eq!((again.refusals.as_slice(), in_force(&again.settings) == before), ([].as_slice(), true));
-    assert!(again.proposed.is_none(), "the assignment is there");
-    adopt::take(&host.root(), Clock::System, &again, false).unwrap();
-    host.root().remove_file(paths::ADOPTED).unwrap();
-    assert!(host.files() == files, "a second time writes the same");
+const DROP_IN: &str = "/etc/systemd/system/k3s.service.d/zz-edge-bootstrap-adopt.conf";
+
+/// A host with something in every place that k3s reads.
+fn everywhere() -> Host {
+    let line = format!("{} --kube-apiserver-arg v=1", right());
+    let host = Host::running(&line, "v1.21.5+k3s2");
+    host.write("etc/rancher/k3s/config.yaml", "kube-apiserver-arg: [a=b]\nnode-label: [c=d]\n");
+    host.write("etc/rancher/k3s/config.yaml.d/x.yaml", "kube-apiserver-arg+: [e=f]\ntls-san: [x.example]\n");
+    host.write("etc/default/k3s", "HTTP_PROXY=http://10.0.0.8:3128\nK3S_DEBUG=true\n");
+    let drop_in =
+        "[Service]\nEnvironment=K3S_RESOLV_CONF=/etc/resolv.conf HTTPS_PROXY=http://10.0.0.9:3128\n";
+    host.write("etc/systemd/system/k3s.service.d/50-site.conf", drop_in);
+    host
 }
 
 #[tokio::test]
-async fn a_restart_that_is_asked_for_is_for_what_differs() {
-    let host = Host::running(&right(), "v1.21.5+k3s2");
+async fn k3s_is_told_the_same_after_a_cut_behind_every_act_and_the_next_try_ends_it() {
+    let host = everywhere();
+    let before = host.told().await;
+    assert_eq!(before["kube-apiserver-arg"], ["a=b", "e=f", "v=1"]);
+    assert_eq!(before["debug"], ["true"]);
     let look = host.look().await;
-    assert!(look.differences.iter().any(|one| one.key == "flannel-backend"));
-    adopt::take(&host.root(), Clock::System, &look, true).unwrap();
-    let pass = host.pass().await;
-    let restarts: Vec<_> =
-        pass.changes.unwrap().units.into_iter().filter(|unit| unit.action == "restart").collect();
+    let acts = host.script(&look, false);
+    let reload = acts.iter().position(|act| *act == Act::Reload).unwrap();
+    for (number, act) in acts.iter().enumerate() {
+        host.do_all(std::slice::from_ref(act)).await;
+        assert!(host.told().await == before, "after {act:?} k3s is told something else");
+        // Until then a k3s that ends is started with its old command line.
+        let is_read = |path: &String| {
+            ["/etc/rancher/k3s/config", "/etc/systemd/system/k3s.service.env", "/etc/default"]
+                .iter()
+                .any(|read| path.starts_with(read))
+        };
+        let touches = matches!(act, Act::Write { path, .. } | Act::Remove(path) if is_read(path));
+        assert!(number > reload || !touches, "{act:?} comes before systemd has read the drop-in");
+    }
+    let end = host.files();
+    for cut in (0..acts.len()).rev() {
+        let host = everywhere();
+        host.do_all(&acts[..cut]).await;
+        host.take(false).await;
+        assert!(host.told().await == before, "a second try after {cut} acts");
+        let is_same = |(path, bytes): (&String, &Vec<u8>)| {
+            let path = path.replace(end_root(&end), end_root(&host.files()));
+            path.contains("/backup/adopted.") || host.files().get(&path) == Some(bytes)
+        };
+        let others: Vec<_> = end.iter().filter(|entry| !is_same(*entry)).map(|(path, _)| path).collect();
+        assert!(others.is_empty(), "cut after {cut} acts: {others:?}");
+    }
+}
+
+/// The temporary directory in which a host's files lie.
+fn end_root(files: &BTreeMap<String, Vec<u8>>) -> &str {
+    let path = files.keys().next().unwrap();
+    &path[..path.find("/etc/").unwrap()]
+}
+
+#[tokio::test]
+async fn a_cut_behind_each_act_ends_in_the_same_host_without_a_restart() {
+    let look = everywhere().look().await;
+    let count = everywhere().script(&look, false).len();
+    for cut in [0, count / 2, count - 1, count] {
+        let host = everywhere();
+        let acts = host.script(&host.look().await, false);
+        host.do_all(&acts[..cut]).await;
+        let consented = cut == count;
+        let stop = host.pass_until(Until::Ready).await.stop.map(|stop| stop.why.code);
+        assert_eq!(stop.is_none(), consented, "{cut} of {count}: {stop:?}");
+        if !consented {
+            host.take(false).await;
+        }
+        let passes = [host.pass().await, host.pass().await];
+        assert!(passes.iter().all(|pass| pass.stop.is_none()), "{:?}", passes[0].stop);
+        assert!(passes[1].changes.as_ref().unwrap().is_empty(), "{:?}", passes[1].changes);
+        let jobs = host.jobs();
+        assert!(!jobs.iter().any(|job| job.contains("k3s") || job.contains("containerd")), "{jobs:?}");
+        let config = host.read("etc/rancher/k3s/config.yaml");
+        for text in ["a=b", "e=f", "v=1", "x.example", "debug: true"] {
+            assert_eq!(config.matches(text).count(), 1, "{text} in {config}");
+        }
+        assert!(!host.root().exists("/etc/rancher/k3s/config.yaml.d/x.yaml"));
+    }
+}
+
+#[tokio::test]
+async fn proxies_that_lost_do_not_win_and_a_second_take_over_keeps_its_own_copies() {
+    let host = everywhere();
+    let unit = host.read("etc/systemd/system/k3s.service");
+    let with = |proxy: &str| {
+        unit.replace("KillMode=", &format!("Environment=HTTP_PROXY={proxy} NO_PROXY=a\nKillMode="))
+    };
+    host.write("etc/systemd/system/k3s.service", &with("http://10.0.0.7:3128"));
+    host.take(false).await;
+    let left = host.read("etc/systemd/system/k3s.service.env");
     assert!(
-        restarts.iter().any(|unit| unit.name == "k3s.service" && unit.reason.contains("flannel-backend")),
-        "{restarts:?}"
+        left.contains("NO_PROXY=\"a\"") && left.contains("10.0.0.9") && !left.contains("10.0.0.7"),
+        "{left}"
     );
+    host.pass().await;
+    // Somebody runs the installer again on a host that was reset.
+    for path in [paths::ADOPTED, paths::IDENTITY] {
+        host.root().remove_file(path).unwrap();
+    }
+    host.write("etc/systemd/system/k3s.service", &unit);
+    host.write("etc/rancher/k3s/config.yaml", "debug: true\n");
+    host.take(false).await;
+    let copy =
+        |set: &str| host.read(&format!("var/lib/edge-bootstrap/backup/{set}/etc/systemd/system/k3s.service"));
+    assert_eq!(copy("adopted"), unit);
+    assert!(copy("adopted.1").contains("10.0.0.7"));
+}
+
+#[tokio::test]
+async fn what_was_accepted_waits_for_the_next_start_and_a_restart_that_is_asked_for_is_for_what_differs() {
+    let host = Host::running(&right(), "v1.21.5+k3s2");
+    let look = host.take(true).await;
+    assert!(look.differences.iter().any(|one| one.key == "flannel-backend"));
+    let changes = host.pass().await.changes.unwrap();
+    let restarts = changes.units.into_iter().chain(changes.pending).filter(|unit| unit.action == "restart");
+    let why = restarts.map(|unit| format!("{} {}", unit.name, unit.reason)).collect::<Vec<_>>().join("; ");
+    assert!(why.contains("flannel-backend") && why.contains("containerd.service"), "{why}");
+
+    let host = Host::running(&right(), "v1.21.5+k3s2");
+    host.take(false).await;
+    host.pass().await;
+    let record = host.read("run/edge-bootstrap/started-k3s.json");
+    let record: serde_json::Value = serde_json::from_str(&record).unwrap();
+    assert_eq!(record["effective"]["no-flannel"], serde_json::json!(["true"]), "what runs is told as it is");
+    // containerd alone is started anew: the kubelet must follow.
+    host.write(
+        "run/edge-bootstrap/started-containerd.json",
+        &format!("{{\"config\":\"{}\"}}", containerd(&host)),
+    );
+    let pending = host.pass().await.changes.unwrap();
+    let all: Vec<_> = pending.units.iter().chain(&pending.pending).map(|unit| unit.reason.as_str()).collect();
+    assert_eq!(all, ["changed: kubelet-arg"]);
+}
+
+#[tokio::test]
+async fn an_agent_keeps_flannel_away_until_its_servers_do_and_gets_no_key_of_a_server() {
+    let host = agent();
+    let look = host.take(false).await;
+    assert_eq!(look.differences.iter().map(|one| one.key.as_str()).collect::<Vec<_>>(), ["kubelet-arg"]);
+    let moved = host.read("etc/rancher/k3s/config.yaml");
+    assert!(moved.contains("no-flannel: true") && !moved.contains("cluster-init"), "{moved}");
+    for _ in 0..2 {
+        assert_eq!(host.pass().await.stop, None);
+    }
+    let changes = host.pass().await.changes.unwrap();
+    assert!(changes.is_empty() && changes.pending.is_empty(), "{changes:?}");
+    let jobs = host.jobs();
+    assert!(!jobs.iter().any(|job| job.contains("k3s") || job.contains("containerd")), "{jobs:?}");
+    let config = host.read("etc/rancher/k3s/config.yaml");
+    assert!(config.contains("server: \"https://10.0.0.2:6443\"") && !config.contains("flannel"), "{config}");
+    assert!(host.read("etc/rancher/k3s/config.yaml.d/50-adopted.yaml").contains("\nno-flannel: true\n"));
+    assert_eq!(host.read("etc/systemd/system/k3s-agent.service.env"), "");
+}
+
+fn containerd(host: &Host) -> String {
+    let text = host.read(paths::CONTAINERD_CONFIG.trim_start_matches('/'));
+    edge_bootstrap::wire::secret::sha256_hex(text.as_bytes())
+}
+
+#[test]
+fn no_secret_is_in_what_a_program_reads_and_nothing_differs_unseen() {
+    let line = format!("{} --token canary-1 --kube-apiserver-arg oidc-client-secret=canary-2", right());
+    let host = Host::server(&line, "v1.21.5+k3s2");
+    host.write("etc/default/k3s", "K3S_AGENT_TOKEN=canary-3\nHTTPS_PROXY=http://u:canary-4@10.0.0.9\n");
+    for arguments in [&["--json"][..], &[]] {
+        let (text, code) = shown(&host, arguments);
+        assert!(!text.contains("canary"), "{text}");
+        assert_eq!(code, Some(2), "{text}");
+    }
+    let before = host.files();
+    let (text, code) = shown(&host, &["--yes", "--accept", "flannel-backend"]);
+    assert!(text.contains("--accept flannel-backend,kubelet-arg"), "{text}");
+    assert_eq!((code, host.files() == before), (Some(1), true));
+}
+
+#[test]
+fn a_host_whose_site_nobody_has_named_is_shown_and_not_taken() {
+    let host = Host::server(&right(), "v1.21.5+k3s2");
+    host.write(CONFIG, "");
+    let (text, code) = shown(&host, &[]);
+    assert!(
+        code == Some(1) && text.contains("config.yaml cluster-cidr") && text.contains("--site NAME"),
+        "{text}"
+    );
+    let (text, code) = shown(&host, &["--site", "hz-017"]);
+    assert!(code == Some(2) && text.contains("--site hz-017 --accept"), "{text}");
 }
 
 #[test]

@@ -15,6 +15,8 @@ mod central;
 mod clock;
 #[path = "line_boot/copies.rs"]
 mod copies;
+#[path = "line_boot/emptied.rs"]
+mod emptied;
 #[path = "line_boot/silent.rs"]
 mod silent;
 #[allow(dead_code, reason = "shared with other line tests")]

@@ -17,7 +17,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use edge_bootstrap::apply::{self, ArtifactError, Wanted};
 use edge_bootstrap::boot::{self, Agent, Downloader, Order, Pass, Quiet, Until};
@@ -120,6 +120,18 @@ fn answer(mut stream: TcpStream, log: &Mutex<Vec<String>>) {
             b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 8796093022208\r\n\r\nabc".to_vec()
         }
         "/drip" => return drip(&mut stream, &ok(rest.len()), rest),
+        "/drip-anew" => {
+            let head =
+                format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", whole.len());
+            return drip(&mut stream, &head, &whole);
+        }
+        // Nobody is told how much comes.
+        "/filled" => {
+            let _ = stream.write_all(&[ok(whole.len()).as_bytes(), &whole[..4000]].concat());
+            fill_the_disk();
+            whole[4000..].to_vec()
+        }
+        "/endless" => [&b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"[..], &whole].concat(),
         "/stalled" => {
             let _ = stream.write_all(&[ok(whole.len()).as_bytes(), &whole[..half]].concat());
             // Until the other side has had enough.
@@ -131,10 +143,21 @@ fn answer(mut stream: TcpStream, log: &Mutex<Vec<String>>) {
     let _ = stream.write_all(&bytes);
 }
 
+/// Somebody else takes the rest of it once the file has begun to come.
+fn fill_the_disk() {
+    let disk = std::env::var(SMALL_DISK).unwrap();
+    let begun = || std::fs::metadata(format!("{disk}/k3s.part")).is_ok_and(|meta| meta.len() > 0);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !begun() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let _ = std::fs::write(format!("{disk}/by-others"), vec![1; 400 << 10]);
+}
+
 fn drip(stream: &mut TcpStream, head: &str, body: &[u8]) {
     let _ = stream.set_nodelay(true);
     let _ = stream.write_all(head.as_bytes());
-    for piece in body.chunks(body.len() / 50) {
+    for piece in body.chunks(4000) {
         if stream.write_all(piece).is_err() {
             return;
         }
@@ -228,6 +251,54 @@ async fn a_slow_server_is_waited_for_and_a_silent_one_is_not() {
     nothing_wrong_can_run(&place.root);
     place.bring(&["/stalled", "/whole"]).await.unwrap();
     place.is_whole();
+}
+
+/// Where a child of this test works on a disk of its own.
+const SMALL_DISK: &str = "EDGE_TEST_SMALL_DISK";
+
+/// A disk of 300 KiB in a mount namespace of its own; half of it is taken.
+#[tokio::test]
+async fn a_full_disk_is_named_keeps_nothing_and_takes_the_file_once_there_is_room() {
+    let Ok(directory) = std::env::var(SMALL_DISK) else { return on_a_small_disk() };
+    let root = Root::new(&directory);
+    let server = Server::start();
+    let sha256 = sha256(&binary()).parse().unwrap();
+    let bring = async |path: &str| {
+        let urls = [server.url(path).parse().unwrap()];
+        let floor = |_| 0;
+        let wanted = Wanted { title: "k3s", path: "/k3s", mode: 0o755, urls: &urls, sha256: &sha256, floor };
+        apply::bring(&root, wanted, &Downloader::new(&Source::None, &Quiet)).await
+    };
+    // What is not known to fit is not begun; then the disk itself takes no more, and after that it is full.
+    for (path, words, left) in [
+        ("/endless", "33554432 bytes more are needed", &[][..]),
+        ("/filled", "k3s: no space left on the disk of /k3s; free some, ", &["by-others"]),
+        ("/whole", "200000 bytes more are needed", &["by-others"]),
+    ] {
+        let error = bring(path).await.unwrap_err().to_string();
+        assert!(error.contains(words) && error.ends_with("nothing of it was kept"), "{path}: {error}");
+        assert_eq!(root.list("/").unwrap(), left, "{path}");
+    }
+    std::fs::remove_file(root.path("/by-others")).unwrap();
+    bring("/whole").await.unwrap();
+    assert_eq!(std::fs::read(root.path("/k3s")).unwrap(), binary());
+}
+
+/// Runs the same test once more, there.
+fn on_a_small_disk() {
+    let directory = tempfile::tempdir().unwrap();
+    let script = "mount -t tmpfs -o size=300k none \"$0\" && exec \"$@\"";
+    let name = "a_full_disk_is_named_keeps_nothing_and_takes_the_file_once_there_is_room";
+    let output = Command::new("unshare")
+        .args(["--map-root-user", "--mount", "sh", "-c", script])
+        .arg(directory.path())
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture"])
+        .env(SMALL_DISK, directory.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("1 passed"), "needs user namespaces: {said}");
 }
 
 // === a host ===
@@ -443,4 +514,76 @@ async fn without_a_network_a_damaged_binary_comes_back_from_the_import_directory
     let pass = host.pass().await;
     assert!(found(&pass)[0].ends_with("is empty"), "{:?}", pass.findings);
     host.is_in_force();
+}
+
+/// A pass of a running host.
+async fn run(agent: &mut Agent) -> Pass {
+    boot::pass(agent, Order { until: Until::Verified, patience: Duration::ZERO, observe_only: false }).await
+}
+
+#[tokio::test]
+async fn a_pass_downloads_for_its_time_only_and_the_next_one_goes_on() {
+    for (path, goes_on) in [("/drip", true), ("/drip-anew", false)] {
+        let host = Host::new(&[path]);
+        let mut agent = Agent::new(host.root(), None).unwrap();
+        agent.rests.slice = Some(Duration::from_millis(300));
+        let first = run(&mut agent).await;
+        assert!(
+            words(&first).contains(" bytes are here, and it goes on in the next pass"),
+            "{}",
+            words(&first)
+        );
+        assert!(first.again && !host.root().exists(&paths::k3s_binary(VERSION)));
+        let mut passes = 1;
+        while !words(&run(&mut agent).await).is_empty() {
+            passes += 1;
+            assert!(passes < 20, "{:?}", host.server.asked());
+        }
+        host.is_in_force();
+        let asked = host.server.asked();
+        // A server that begins anew each time is heard to its end.
+        assert_eq!(asked.len() > 2, goes_on, "{asked:?}");
+        assert_eq!(asked.iter().filter(|line| line.ends_with(" 0")).count(), 1, "{asked:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_file_is_not_brought_again_at_once_and_a_node_in_force_goes_on_without_it() {
+    let host = Host::new(&["/whole"]);
+    let mut agent = Agent::new(host.root(), None).unwrap();
+    assert_eq!(words(&run(&mut agent).await), "");
+    host.is_in_force();
+    host.damaged(b"");
+    host.assign(&["/wrong"], &sha256(&binary()));
+    for path in ["/etc/hostname", "/proc/sys/kernel/hostname"] {
+        host.write(path, b"web-7\n");
+    }
+    let mut agent = Agent::new(host.root(), None).unwrap();
+    for passes in 0..3 {
+        let pass = run(&mut agent).await;
+        assert_eq!(words(&pass), "", "a node that is in force is looked after");
+        let told: Vec<_> = pass.findings.iter().filter(|(finding, _)| finding.code == "EB-apply").collect();
+        let why =
+            if passes == 0 { "its SHA-256 is " } else { "it gave another file once, and is asked again in " };
+        assert!(told.len() == 1 && told[0].0.reason.contains(why), "{:?}", pass.findings);
+        assert!(pass.verdict.is_some(), "units are looked at");
+        assert!(pass.applied.is_none(), "nothing is put in force");
+    }
+    assert_eq!(std::fs::read(host.root().path("/etc/hostname")).unwrap(), b"172-16-36-4\n");
+    assert_eq!(host.server.asked(), ["/whole 0", "/wrong 0"]);
+    // A person asks anew: `apply` has a memory of its own.
+    host.assign(&["/whole"], &sha256(&binary()));
+    assert_eq!(words(&run(&mut Agent::new(host.root(), None).unwrap()).await), "");
+    let _ = host.root().remove_file(&format!("{}.replaced", paths::k3s_binary(VERSION)));
+    host.is_in_force();
+}
+
+#[tokio::test]
+async fn the_import_directory_of_a_person_keeps_its_mode() {
+    let host = Host::new(&["/whole"]);
+    let import = host.root().path(IMPORT);
+    std::fs::create_dir_all(&import).unwrap();
+    std::fs::set_permissions(&import, std::fs::Permissions::from_mode(0o750)).unwrap();
+    assert_eq!(words(&host.pass().await), "");
+    assert_eq!(std::fs::metadata(&import).unwrap().permissions().mode() & 0o7777, 0o750);
 }

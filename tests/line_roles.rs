@@ -277,6 +277,24 @@ async fn a_server_stays_while_the_room_is_not_well() {
     host.check_agent("well again");
 }
 
+/// Somebody's k3s runs under the name of this host by now: what is told of the Node
+/// is that one's, and to take it away could cost the living member.
+#[tokio::test]
+async fn a_node_that_stands_for_another_member_by_now_is_left_as_it_is() {
+    let host = Host::server().await;
+    host.assign("agent");
+    host.pass().await;
+    assert_eq!(host.pinned().departing.map(|departing| departing.step), Some(Departure::Left));
+    let later = json!({"etcd.k3s.cattle.io/node-name": "172-16-36-4-ffffffff",
+        "etcd.k3s.cattle.io/node-address": "172.16.36.9"});
+    host.cluster.state().node["metadata"]["uid"] = json!("later");
+    host.cluster.state().node["metadata"]["annotations"] = later.clone();
+    let before = host.cluster.state().node.clone();
+    host.converge("to an agent").await;
+    assert_eq!(host.cluster.state().node, before);
+    assert_eq!((host.pinned().role, host.is_up("k3s-agent.service")), (Role::Agent, true));
+}
+
 #[tokio::test]
 async fn a_server_without_a_role_leaves_etcd_and_runs_nothing() {
     let host = Host::server().await;

@@ -219,6 +219,11 @@ fn summary(plan: &Plan, changes: &Changes) -> String {
         "put back",
         plan.restores.iter().map(|it| format!("{} from {:?}: {}", it.path, it.from, it.reason)),
     );
+    section(
+        &mut out,
+        "removed as empty",
+        plan.empty.iter().flat_map(|it| std::iter::once(&it.reason).chain(&it.paths)).cloned(),
+    );
     section(&mut out, "identity", plan.identity.iter().map(|identity| {
         let new = if changes.identity { "pin" } else { "keep" };
         let joined = identity.joined.as_ref().map_or("assigned".to_owned(), |joined| format!("joined {joined:?}"));

@@ -12,8 +12,8 @@ use edge_bootstrap::facts::HostFacts;
 use edge_bootstrap::facts::runtime::Joined;
 use edge_bootstrap::plan::upgrade::{PlannedUpgrade, Step};
 use edge_bootstrap::plan::{
-    self, Inputs, Local, PlannedImage, PlannedQuarantine, PlannedRemoval, PlannedRestore, PoolAct, PoolSpace,
-    RestoreFrom, WaitingOn, diff,
+    self, Inputs, Local, PlannedEmpty, PlannedImage, PlannedQuarantine, PlannedRemoval, PlannedRestore,
+    PoolAct, PoolSpace, RestoreFrom, WaitingOn, diff,
 };
 use edge_bootstrap::report::status::{
     Agent, Allowed, Finding, Hold, Images, LastPass, LeftAlone, NodeAddress, Paused, PendingRestart,
@@ -160,6 +160,11 @@ fn plan_json(facts: &HostFacts) -> Value {
             reason: "lost".to_owned(),
         })
         .into();
+    plan.empty = Some(PlannedEmpty {
+        paths: vec!["/var/lib/rancher/k3s/server/tls/client-admin.key".to_owned()],
+        needs_stopped: "k3s.service".to_owned(),
+        reason: "holds nothing".to_owned(),
+    });
     let pool = || "edge-thinpool".to_owned();
     plan.storage.as_mut().unwrap().acts = vec![
         PoolAct::Create { pool: pool(), space: PoolSpace::Device("/dev/sdb".to_owned()) },
@@ -201,6 +206,8 @@ fn a_plan_with_its_changes_fits() {
             "/changes/storage",
             "/changes/quarantines",
             "/changes/restores",
+            "/plan/empty/paths",
+            "/changes/empty",
             "/changes/artifacts",
             "/changes/files",
             "/changes/links",
@@ -343,6 +350,7 @@ fn what_a_reset_would_do_fits() {
             facts().runtime.identity.known().unwrap().as_ref().unwrap(),
         )),
         warnings: vec!["the only server".into()],
+        refused: vec!["paused by wang".into()],
         units: vec![("k3s.service".into(), "active/running".into())],
         processes: vec![(Process { pid: 7, name: "k3s-server".into(), ..Process::default() }, "is k3s")],
         mounts: vec!["/run/k3s".into()],
@@ -353,9 +361,12 @@ fn what_a_reset_would_do_fits() {
     };
     let schema = schema("reset.json");
     for kill_only in [false, true] {
-        assert_closed(&schema, &filled.to_json(Wish { kill_only, forget: false }));
+        assert_closed(&schema, &filled.to_json(Wish { kill_only, ..Wish::default() }));
     }
-    assert_fits(&schema, &Manifest::default().to_json(Wish { kill_only: true, forget: true }));
+    assert_fits(
+        &schema,
+        &Manifest::default().to_json(Wish { kill_only: true, forget: true, break_cluster: true }),
+    );
 }
 
 // === doctor ===

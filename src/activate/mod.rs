@@ -26,6 +26,7 @@ pub use start::start;
 use crate::error::ErrorKind;
 use crate::facts::Fact;
 use crate::facts::runtime::Unit;
+use crate::ordered::Ordered as _;
 use crate::plan::{PlannedHostname, PlannedUnit};
 use crate::sys::systemd::{Systemd, SystemdError, UnitState};
 use crate::sys::{Clock, FileError, Root};
@@ -189,7 +190,7 @@ pub async fn unit_facts(systemd: &Systemd, units: &[&str]) -> BTreeMap<String, F
         Ok(state) => Fact::Known(unit_fact(state)),
         Err(error) => Fact::unknown(crate::error::Chain(&error).to_string()),
     });
-    units.iter().map(|name| name.trim_end_matches(".service").to_owned()).zip(facts).collect()
+    units.iter().map(|name| name.trim_end_matches(".service").to_owned()).zip(facts).into_map()
 }
 
 fn unit_fact(state: UnitState) -> Unit {

@@ -12,6 +12,7 @@ use super::person::{self, LeftAlone};
 use crate::paths;
 use crate::sys::systemd::UnitState;
 use crate::sys::{Clock, FileError, Root, atomic, host};
+use crate::wire::json;
 
 /// What was seen of one unit.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,7 +49,7 @@ impl Record {
     pub fn load(root: &Root) -> Self {
         let boot_id = host::boot_id(root).unwrap_or_default();
         let text = root.read(paths::UNITS).ok().flatten().unwrap_or_default();
-        let record: Self = serde_json::from_slice(&text).unwrap_or_default();
+        let record: Self = json::read(&text).unwrap_or_default();
         if record.boot_id == boot_id && record.schema == 1 {
             return record;
         }

@@ -9,6 +9,7 @@ use futures_util::future::join_all;
 
 use super::record::Record;
 use super::{ActivateError, Activated, Changed, Host, Wish, mount};
+use crate::ordered::Ordered as _;
 use crate::plan::{PlannedHostname, PlannedUnit, Wanted};
 use crate::sys::hostnamed::{self, Renamed};
 use crate::sys::systemd::{LinkChange, SystemdError, UnitState};
@@ -138,7 +139,7 @@ impl Pass<'_> {
 /// a missing `*.wants` itself.
 fn sync_links(root: &Root, links: &[LinkChange]) -> Result<(), FileError> {
     let parents = links.iter().filter_map(|(_, path, _)| parent(path));
-    let mut directories: BTreeSet<&str> = parents.clone().collect();
+    let mut directories: BTreeSet<&str> = parents.clone().into_set();
     directories.extend(parents.filter_map(parent));
     for directory in directories.into_iter().rev().filter(|directory| root.exists(directory)) {
         root.sync_dir(directory)?;

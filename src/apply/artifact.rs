@@ -31,13 +31,18 @@ pub struct Progress {
 
 /// Brings the bytes of a URL.
 pub trait Download {
-    /// Asked before anything is done for `url`.
+    /// Asked before anything is done for the file of this digest from `url`.
     ///
     /// # Errors
     /// While it is too early to ask for it again.
-    fn ready(&self, url: &str) -> Result<(), DownloadError> {
-        let _ = url;
+    fn ready(&self, url: &str, sha256: &str) -> Result<(), DownloadError> {
+        let _ = (url, sha256);
         Ok(())
+    }
+
+    /// Told that `url` gave a whole file, and another one than that of this digest.
+    fn gave_another(&self, url: &str, sha256: &str) {
+        let _ = (url, sha256);
     }
 
     /// Feeds the bytes of `url` to `sink`, from where it stands if the other
@@ -158,17 +163,22 @@ pub(super) async fn ensure(
     let PlannedArtifact { title, path, urls, sha256, .. } = artifact;
     let directory = path.rsplit_once('/').map_or("/", |(directory, _)| directory);
     root.make_dir(directory, 0o755)?;
-    root.make_dir(paths::IMPORT, 0o700)?;
+    // One that is there may be somebody's, with a mode that is theirs to choose.
+    if !root.exists(paths::IMPORT) {
+        root.make_dir(paths::IMPORT, 0o700)?;
+    }
     let new = format!("{path}.new");
-    let at = match already(root, [path, &new], sha256).await {
+    // A file of others has a mode that only they may set: it is not taken up.
+    let ours = |at: &&str| atomic::publish(root, at, at, 0o755).is_ok();
+    let at = match already(root, [path, &new], sha256).await.filter(ours) {
         Some(at) => at.to_owned(),
         None => {
             let floor = space::program_floor;
             bring(root, Wanted { title, path: &new, mode: 0o600, urls, sha256, floor }, download).await?;
+            atomic::publish(root, &new, &new, 0o755)?;
             new.clone()
         }
     };
-    atomic::publish(root, &at, &at, 0o755)?;
     if let Err(why) = program::fits(root, artifact, &at).await {
         if at == new {
             // It stays for the next try, and nobody can start it.
@@ -193,8 +203,14 @@ async fn already<'a>(root: &Root, places: [&'a str; 2], sha256: &Sha256Hex) -> O
 /// What had the place before is kept beside it: a person may have put it there.
 fn put_in_place(root: &Root, (at, path): (&str, &str), sha256: &Sha256Hex) -> Result<(), ArtifactError> {
     if at != path && root.plain_size(path)?.is_some_and(|size| size > 0) {
-        root.hard_link(path, &format!("{path}.replaced"))?;
+        // A file of others may not be linked (proc(5): protected_hardlinks).
+        let _ = root.hard_link(path, &format!("{path}.replaced"));
     }
+    if at != path {
+        // A record of the file before it would make the new one a damaged one.
+        binary::forget(root, path)?;
+    }
+    let _ = fault::point("artifact-forgotten");
     atomic::publish(root, at, path, 0o755)?;
     // The record comes last: a binary without it counts as absent.
     let _ = fault::point("artifact-published");
@@ -294,7 +310,7 @@ type Why = Box<dyn std::error::Error + Send + Sync>;
 /// URL: it is asked once more for the whole.
 async fn attempt(root: &Root, wanted: Wanted<'_>, url: &str, download: &impl Download) -> Result<(), Why> {
     // What lies there may be large, and is read in full.
-    download.ready(url)?;
+    download.ready(url, wanted.sha256.as_str())?;
     let part = format!("{}.part", wanted.path);
     let mut sink = take_up(root, &part).await?;
     sink.floor = wanted.floor;
@@ -318,6 +334,7 @@ async fn attempt(root: &Root, wanted: Wanted<'_>, url: &str, download: &impl Dow
     let begin = sink.begin(64).unwrap_or_default();
     let found = sink.digest();
     drop_part(root, &part)?;
+    download.gave_another(url, wanted.sha256.as_str());
     let wanted = wanted.sha256.to_string();
     Err(if is_page(&begin) { Wrong::Page } else { Wrong::Digest { found, wanted } }.into())
 }
@@ -536,6 +553,18 @@ mod tests {
         }
         assert_eq!(noted[..3], [None, None, None]);
         assert_eq!(noted[3..], [Some("v1.35.1+k3s1".to_owned()), Some("v1.35.1+k3s1".to_owned())]);
+    }
+
+    #[test]
+    fn the_record_of_the_file_before_is_gone_before_another_one_comes_to_its_place() {
+        let case = case(&[]);
+        let other = Record { sha256: "ab".repeat(32), seen: None, boot_id: String::new() };
+        // Nothing can be put in the place of a directory: as a cut would leave it.
+        case.root.make_dir("/k3s", 0o755).unwrap();
+        binary::store(&case.root, "/k3s", &other).unwrap();
+        atomic::write(&case.root, "/k3s.new", b"abcdef", 0o600).unwrap();
+        put_in_place(&case.root, ("/k3s.new", "/k3s"), &DIGEST.parse().unwrap()).unwrap_err();
+        assert_eq!(binary::record(&case.root, "/k3s"), None);
     }
 
     #[test]

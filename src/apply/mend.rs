@@ -1,12 +1,14 @@
 //! k3s's own files, moved aside and put back as the plan says.
 //!
 //! Owns the effects before anything of ours is written: a datastore is moved by
-//! one rename, a file is put back only where it is missing or empty. Deletes
-//! and replaces nothing. Whether a unit is down is the caller's to know.
+//! one rename, a file is put back only where it is missing or empty, and only
+//! what is empty is removed. Whether a unit is down is the caller's to know.
+
+use std::collections::BTreeSet;
 
 use super::aside::move_aside;
 use super::{Applied, ApplyError, point, store};
-use crate::plan::{CheckedPlan, PlannedQuarantine, PlannedRestore, RestoreFrom};
+use crate::plan::{CheckedPlan, PlannedQuarantine, PlannedRestore, RestoreFrom, empty};
 use crate::sys::root::FileError;
 use crate::sys::{Root, atomic};
 
@@ -32,10 +34,33 @@ pub fn mend(
             applied.changed.push(item.path.clone());
         }
     }
+    if let Some(empty) = plan.empty.as_ref().filter(|empty| is_down(&empty.needs_stopped)) {
+        remove_empty(root, &empty.paths, &mut applied)?;
+    }
     if !applied.changed.is_empty() {
         point("mended")?;
     }
     Ok(applied)
+}
+
+/// A cut between two of them leaves the rest for the next boot, and the removal
+/// of each is durable before k3s makes it anew.
+fn remove_empty(root: &Root, paths: &[String], applied: &mut Applied) -> Result<(), ApplyError> {
+    let mut directories = BTreeSet::new();
+    for path in paths {
+        // Looked at again: somebody may have written it since.
+        if root.plain_size(path)? != Some(0) {
+            continue;
+        }
+        for gone in empty::issued_with(path).iter().chain([path]) {
+            root.remove_file(gone)?;
+            directories.extend(gone.rsplit_once('/').map(|(directory, _)| directory.to_owned()));
+            point("emptied")?;
+        }
+        applied.changed.push(path.clone());
+    }
+    directories.iter().try_for_each(|directory| root.sync_dir(directory))?;
+    Ok(())
 }
 
 fn put_back(root: &Root, item: &PlannedRestore) -> Result<bool, FileError> {

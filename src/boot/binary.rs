@@ -27,20 +27,20 @@ const LATER: Duration = Duration::from_secs(60);
 /// pass and becomes a finding.
 pub(super) async fn look(agent: &Agent, order: Order, pass: &mut Pass) {
     let limit = if order.until == Until::Verified { LATER } else { BEFORE_READY };
-    let work = verify(&agent.root, order.observe_only);
-    let found = match tokio::time::timeout(limit, work).await {
-        Ok(found) => found,
-        Err(_) => return warn!(EDGE_STEP = "observe", "k3s's binary could not be read in time, ignoring"),
-    };
+    let mut found = Vec::new();
+    let work = verify(&agent.root, order.observe_only, &mut found);
+    if tokio::time::timeout(limit, work).await.is_err() {
+        warn!(EDGE_STEP = "observe", "k3s's binary could not be read in time, ignoring");
+    }
+    // Also what was found before the time was over.
     for (version, finding) in found {
         pass.facts.runtime.k3s.store.remove(&version);
         pass.find(Severity::Fail, finding);
     }
 }
 
-/// Versions that are damaged, each with the words for that.
-async fn verify(root: &Root, observe_only: bool) -> Vec<(String, Refusal)> {
-    let mut found = Vec::new();
+/// Finds versions that are damaged, each with the words for that.
+async fn verify(root: &Root, observe_only: bool, found: &mut Vec<(String, Refusal)>) {
     for version in binary::versions(root) {
         let Some((record, look)) = binary::look_at(root, &version) else { continue };
         let path = paths::k3s_binary(&version);
@@ -51,7 +51,6 @@ async fn verify(root: &Root, observe_only: bool) -> Vec<(String, Refusal)> {
         };
         found.extend(finding.map(|finding| (version, finding)));
     }
-    found
 }
 
 /// The boot before this one had no good end, and the file was not hashed since.

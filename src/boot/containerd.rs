@@ -24,6 +24,7 @@ use crate::paths;
 use crate::plan::units::CONTAINERD;
 use crate::plan::{self, CheckedPlan, PlannedFile, Refusal};
 use crate::sys::{Root, atomic};
+use crate::wire::json;
 use crate::wire::secret::sha256_hex;
 
 /// How many keys a refusal names.
@@ -77,7 +78,7 @@ fn gate_silent(root: &Root, pass: &Pass) -> Option<Refusal> {
     let runtime = &pass.facts.runtime;
     let unit =
         runtime.units.get("containerd")?.known().filter(|unit| unit.has_gate.known() != Some(&false))?;
-    let config = |path: &str| -> Option<StartRecord> { serde_json::from_slice(&root.read(path).ok()??).ok() };
+    let config = |path: &str| -> Option<StartRecord> { json::read(&root.read(path).ok()??).ok() };
     let by_agent = config(paths::STARTED_BY_AGENT).filter(|record| record.main_pid == Some(unit.main_pid))?;
     let by_gate = config(&paths::started_with("containerd")).and_then(|record| record.config);
     (by_gate != by_agent.config).then(|| {
@@ -153,7 +154,7 @@ async fn refuse(
 }
 
 /// Whether an earlier generation of the same life is in force.
-fn goes_on(checked: &CheckedPlan, pass: &Pass) -> bool {
+pub(super) fn goes_on(checked: &CheckedPlan, pass: &Pass) -> bool {
     let runtime = &pass.facts.runtime;
     let same_role = plan::pinned(&pass.facts).map(|pinned| pinned.role)
         == checked.plan().identity.as_ref().map(|identity| identity.role);

@@ -1,5 +1,5 @@
-//! What looks at containerd leave behind: the inventory, and a word about an
-//! upgrade that is not in force yet.
+//! What looks at a node that is well leave behind: the inventory of containerd, a
+//! word about an upgrade of it that is not in force yet, and the snapshots of etcd.
 //!
 //! Owns when they are written down. Asks containerd nothing itself.
 
@@ -7,10 +7,10 @@ use tracing::warn;
 
 use super::{Agent, Pass, Severity};
 use crate::error::Chain;
-use crate::inventory;
 use crate::plan::{CheckedPlan, Refusal};
-use crate::role::Snapshotter;
+use crate::role::{Role, Snapshotter};
 use crate::verify::{self, Expected, Seen};
+use crate::{inventory, rotation, snapshots};
 
 /// What containerd shall be by this plan.
 pub(super) fn expected(checked: &CheckedPlan) -> Expected {
@@ -40,6 +40,20 @@ pub(super) fn remember(agent: &mut Agent) {
     let noted = inventory::update(&agent.root, |inventory| note(inventory, seen));
     if let Err(error) = noted {
         warn!(EDGE_STEP = "verify", EDGE_REASON = %Chain(&error), "inventory cannot be written, ignoring");
+    }
+}
+
+/// Reads snapshots that are new on a server that is well, for reports.
+pub(super) async fn read_snapshots(agent: &Agent, checked: &CheckedPlan, pass: &Pass) {
+    let is_server = checked.plan().identity.as_ref().is_some_and(|identity| identity.role == Role::Server);
+    // While the token is being changed, nobody can tell which one opens a file.
+    if !is_server || !pass.is_steady() || rotation::load(&agent.root).is_some() {
+        return;
+    }
+    let effective = pass.facts.runtime.k3s.effective.known();
+    let directory = effective.and_then(|effective| effective.first("etcd-snapshot-dir"));
+    if let Err(error) = snapshots::learn(&agent.root, directory).await {
+        warn!(EDGE_STEP = "verify", EDGE_REASON = %Chain(&error), "record of snapshots cannot be written, ignoring");
     }
 }
 

@@ -22,6 +22,9 @@ use crate::verify::State;
 const QUIET: Duration = Duration::from_secs(300);
 /// How long k3s may leave a file alone; it looks every 15 s.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// How far an assignment may be issued ahead of this host's clock before that is a
+/// wrong clock of somebody's.
+const AHEAD_S: u64 = 24 * 3600;
 /// k3s's own mode of what it puts there (k3s: pkg/deploy/stage.go).
 const MODE: u32 = 0o600;
 
@@ -30,7 +33,7 @@ const MODE: u32 = 0o600;
 pub struct Memory {
     /// Nothing was to be done for the assignment of this digest, then.
     settled: Option<(String, Duration)>,
-    /// Since when k3s has been waited for.
+    /// Since when k3s, or the end of an object, has been waited for.
     waits: Option<Duration>,
     /// When it was last given something to take.
     given: Duration,
@@ -59,7 +62,7 @@ impl Memory {
         if turn.is_some_and(|turn| turn.acts.iter().any(|act| matches!(act, Act::Write(_)))) {
             self.given = now;
         }
-        let waits = turn.is_some_and(|turn| !turn.waits.is_empty());
+        let waits = turn.is_some_and(|turn| !turn.waits.is_empty() || turn.cleared().next().is_some());
         self.waits = waits.then(|| self.waits.unwrap_or(now));
     }
 }
@@ -93,7 +96,7 @@ pub(super) async fn keep(agent: &mut Agent, checked: &CheckedPlan, pass: &mut Pa
     match done(agent, checked, &assignment, now).await {
         Ok(turn) => {
             agent.manifests.note(turn.as_ref(), &assignment.digest, now);
-            tell(&turn.unwrap_or_default(), agent.manifests.waits_long(now), pass);
+            tell(&turn.unwrap_or_default(), (agent.manifests.waits_long(now), agent.clock.unix()), pass);
         }
         // Two servers that believe to be the writer: one of them is told so.
         Err(error @ KubeError::Conflict { .. }) => debug!(EDGE_REASON = %error.words(), "manifests wait"),
@@ -125,12 +128,17 @@ async fn done(
         return Ok(None);
     }
     let nodes = kube.nodes().await?.into_iter();
-    seen.ready = nodes.filter(|node| node.is_ready()).map(|node| node.metadata.name).collect();
+    seen.ready =
+        nodes.filter(|node| node.is_ready() && node.is_server()).map(|it| it.metadata.name).collect();
     seen.is_overdue = agent.manifests.is_overdue(now);
-    let turn = manifests::turn(assignment, planned, &seen);
-    for act in &turn.acts {
-        carry_out(&agent.root, &kube, assignment, act).await?;
+    let mut turn = manifests::turn(assignment, planned, &seen);
+    let mut goes_on = Vec::new();
+    for act in turn.acts {
+        let is_over = carry_out(&agent.root, &kube, assignment, &act).await?;
+        goes_on.extend((!is_over).then_some(act));
     }
+    // An Addon that went with its last object is nothing to wait for.
+    turn.acts = goes_on;
     Ok(Some(turn))
 }
 
@@ -156,12 +164,13 @@ fn files(root: &Root) -> Result<BTreeMap<String, String>, FileError> {
     Ok(files)
 }
 
+/// Whether nothing comes after it.
 async fn carry_out(
     root: &Root,
     kube: &Kube<'_>,
     assignment: &Assignment,
     act: &Act,
-) -> Result<(), KubeError> {
+) -> Result<bool, KubeError> {
     match act {
         Act::Claim { addon, is_new } => {
             let source = manifests::path(&format!("{addon}.yaml"));
@@ -181,23 +190,44 @@ async fn carry_out(
         Act::Clear(addon) => {
             let left = kube.clear_addon(addon).await?;
             info!(EDGE_STEP = "apply", EDGE_ADDON = %addon, EDGE_OBJECTS = left, "withdrawn manifest's objects are removed");
+            return Ok(left == 0);
         }
     }
-    Ok(())
+    Ok(false)
 }
 
-fn tell(turn: &Turn, waits_long: bool, pass: &mut Pass) {
+fn tell(turn: &Turn, (waits_long, now): (bool, u64), pass: &mut Pass) {
+    let severity = if waits_long { Severity::Warn } else { Severity::Info };
     if let Some(first) = turn.waits.first() {
-        let severity = if waits_long { Severity::Warn } else { Severity::Info };
         let reason = format!("k3s has not applied what is written for {}", turn.waits.join(", "));
         let next = format!("k3s kubectl -n kube-system describe addon {first}");
         pass.find(severity, Refusal::new("EB-manifests-waiting", reason, next));
+    } else if let Some(first) = turn.cleared().next() {
+        let reason = format!("objects of the withdrawn {first} are being removed");
+        let next = "one that stays has a finalizer: its own program must let it go";
+        pass.find(severity, Refusal::new("EB-manifests-waiting", reason, next));
     }
-    if !turn.newer.is_empty() {
-        let reason = format!("a newer assignment than this host's decides about {}", turn.newer.join(", "));
+    if let Some(first) = turn.newer.first() {
+        let (severity, refusal) = newer(turn, first, now);
+        pass.find(severity, refusal);
+    }
+}
+
+/// A newer assignment comes by itself, unless somebody's clock was wrong when the
+/// one that decides was issued: then nothing would change for years.
+fn newer(turn: &Turn, first: &str, now: u64) -> (Severity, Refusal) {
+    let all = turn.newer.join(", ");
+    if turn.newest <= now.saturating_add(AHEAD_S) {
+        let reason = format!("a newer assignment than this host's decides about {all}");
         let next = "it goes on when this host has its next assignment";
-        pass.find(Severity::Info, Refusal::new("EB-manifests-newer", reason, next));
+        return (Severity::Info, Refusal::new("EB-manifests-newer", reason, next));
     }
+    let at = clock::rfc3339(turn.newest);
+    let reason = format!("an assignment of {at} decides about {all}, ahead of this host's clock");
+    let next = format!(
+        "if the service's clock was wrong then: k3s kubectl -n kube-system annotate addon {first} edge-bootstrap/issued-at-"
+    );
+    (Severity::Warn, Refusal::new("EB-manifests-newer", reason, next))
 }
 
 fn trouble(pass: &mut Pass, reason: &str) {
@@ -241,6 +271,27 @@ mod tests {
         assert!(!memory.is_overdue(at(200)) && memory.waits_long(at(200)));
         memory.note(Some(&turn(&[], Vec::new())), "d8", at(201));
         assert!(!memory.waits_long(at(400)) && !memory.is_overdue(at(400)));
+    }
+
+    #[test]
+    fn a_note_from_a_wrong_clock_is_told_with_the_way_out_and_a_clear_that_never_ends_too() {
+        let waits = |turn: &Turn, long: bool| {
+            let mut pass = Pass::default();
+            tell(turn, (long, 1000), &mut pass);
+            pass.findings.into_iter().map(|(refusal, severity)| (severity, refusal.next)).next()
+        };
+        let ahead = |newest| Turn { newer: vec!["eb-base".to_owned()], newest, ..Turn::default() };
+        assert_eq!(waits(&ahead(1000 + AHEAD_S), false).unwrap().0, Severity::Info);
+        let (severity, next) = waits(&ahead(1001 + AHEAD_S), false).unwrap();
+        assert!(
+            severity == Severity::Warn && next.contains("addon eb-base edge-bootstrap/issued-at-"),
+            "{next}"
+        );
+        let clearing = turn(&[], vec![Act::Clear("eb-base".to_owned())]);
+        let mut memory = Memory::default();
+        memory.note(Some(&clearing), "d", Duration::ZERO);
+        assert!(memory.waits_long(Duration::from_secs(121)), "it counts as waiting");
+        assert_eq!(waits(&clearing, true).unwrap().0, Severity::Warn);
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::{hold, lease, paths};
 pub(super) async fn mend(agent: &Agent, checked: &CheckedPlan, pass: &mut Pass) -> Result<(), Stop> {
     let plan = checked.plan();
     confirm_lease(agent, plan).map_err(|error| failed(&error))?;
-    if plan.quarantines.is_empty() && plan.restores.is_empty() {
+    if plan.quarantines.is_empty() && plan.restores.is_empty() && plan.empty.is_none() {
         return Ok(());
     }
     let held = Held::begin(&agent.root).map_err(|error| failed(&error))?;
@@ -122,6 +122,13 @@ pub(super) fn keep_password(root: &Root, facts: &HostFacts, is_first: bool) -> R
 pub(super) fn findings(pass: &mut Pass) {
     let found = [gate_dropped(&pass.facts), runs_without_etcd(&pass.facts), password(&pass.facts)];
     found.into_iter().flatten().for_each(|(severity, finding)| pass.find(severity, finding));
+}
+
+/// What a power cut left of k3s's files, in the light of the plan.
+pub(super) fn tell_empty(plan: &Plan, pass: &mut Pass) {
+    let [mended, lost] = plan::empty::findings(plan, &pass.facts);
+    mended.into_iter().for_each(|finding| pass.find(Severity::Warn, finding));
+    lost.into_iter().for_each(|finding| pass.find(Severity::Fail, finding));
 }
 
 type Found = Option<(Severity, Refusal)>;

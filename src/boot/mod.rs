@@ -12,6 +12,7 @@ mod binary;
 pub mod containerd;
 mod disk;
 mod download;
+mod fetch;
 mod health;
 pub mod host;
 pub mod images;
@@ -25,6 +26,8 @@ pub mod reset;
 mod retire;
 pub mod retired;
 mod roles;
+mod rotation;
+mod started;
 mod steps;
 pub mod storage;
 mod store;
@@ -188,6 +191,7 @@ async fn line(agent: &mut Agent, order: Order, pass: &mut Pass) -> Result<(), St
     upgrade::offline(agent, order, pass);
     let plan = steps::plan(agent, pass)?;
     upgrade::tell(&plan, pass);
+    mend::tell_empty(plan.plan(), pass);
     containerd::notice(agent, pass);
     steps::tell_token(pass);
     if order.observe_only {
@@ -216,8 +220,10 @@ async fn line(agent: &mut Agent, order: Order, pass: &mut Pass) -> Result<(), St
     binary::tidy(agent, &plan, pass);
     turn::end(agent, &plan, pass).await;
     upgrade::go_on(agent, &plan, pass).await?;
+    rotation::go_on(agent, &plan, pass).await?;
     manifests::keep(agent, &plan, pass).await;
     retired::keep(agent, &plan, pass).await;
+    health::read_snapshots(agent, &plan, pass).await;
     record::learn(agent, &plan, pass).await
 }
 

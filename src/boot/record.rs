@@ -109,7 +109,8 @@ async fn good(agent: &Agent, checked: &CheckedPlan, pass: &mut Pass) -> Result<(
             .map_err(|error| state(&error))?;
     }
     let Some(pinned) = &checked.plan().identity else { return Ok(()) };
-    pass.facts.runtime.k3s = observe::k3s::observe(&agent.root).await;
+    let main_pid = observe::k3s::main_pid(&pass.facts.runtime.units);
+    pass.facts.runtime.k3s = observe::k3s::observe(&agent.root, main_pid).await;
     let is_first = pinned.joined.is_none();
     mend::keep_password(&agent.root, &pass.facts, is_first).map_err(|error| state(&error))?;
     let joined = identity::after_ready(pinned, &pass.facts);

@@ -208,7 +208,7 @@ impl Scene<'_> {
     /// After this nothing in the cluster calls the Node a server's.
     async fn tidy(&self, agent: &Agent) -> Result<Departure, Wait> {
         let kube = Kube::admin_at(&agent.root, self.base);
-        kube.tidy(&self.pinned.node_name).await.map_err(|error| Wait::long(error.words()))?;
+        kube.tidy(&self.pinned.node_name, self.member).await.map_err(|error| Wait::long(error.words()))?;
         let lease = kube.lease(RESTART).await.map_err(|error| unreached(&error))?;
         if lease.holder() == Some(self.me().as_str()) {
             kube.give(&lease, "", &agent.clock.rfc3339()).await.map_err(|error| unreached(&error))?;

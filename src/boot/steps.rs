@@ -8,11 +8,11 @@ use std::time::Duration;
 use tracing::{debug, info};
 
 use super::{
-    Agent, Downloader, Order, Pass, Severity, Stop, StopKind, Until, containerd, health, mend, record,
-    renames, retire, storage,
+    Agent, Order, Pass, Severity, Stop, StopKind, containerd, fetch, health, mend, record, renames, retire,
+    started, storage,
 };
 use crate::activate::{self, Wish};
-use crate::enrol::{EnrolError, Enrolled, Freshness, Outcome, Source, Waiting};
+use crate::enrol::{EnrolError, Enrolled, Freshness, Outcome, Waiting};
 use crate::error::Chain;
 use crate::facts::{Fact, HostFacts};
 use crate::plan::{self, CheckedPlan, Inputs, Refusal, WaitingOn, diff, fingerprint, rules, units};
@@ -25,7 +25,7 @@ use crate::{apply, observe};
 const UNITS: [&str; 5] = [units::CONTAINERD, units::K3S, units::K3S_AGENT, units::SYSCTL, units::MODULES];
 
 /// Runs `work` and notes its milliseconds under `step`.
-async fn timed<T>(pass: &mut Pass, step: &str, work: impl Future<Output = T>) -> T {
+pub(super) async fn timed<T>(pass: &mut Pass, step: &str, work: impl Future<Output = T>) -> T {
     let begin = clock::monotonic();
     let result = work.await;
     note_time(pass, step, clock::monotonic().saturating_sub(begin));
@@ -164,8 +164,15 @@ fn planned(agent: &Agent, pass: &Pass) -> Result<(CheckedPlan, diff::Changes), S
 /// What a person must do about a server token that the cluster does not have yet.
 pub(super) fn tell_token(pass: &mut Pass) {
     let duty = pass.assignment.as_ref().and_then(|assignment| assignment.duty.as_ref());
-    if let Some(finding) = duty.and_then(|duty| plan::tokens::finding(&pass.facts, duty)) {
-        pass.find(Severity::Warn, finding);
+    let Some(duty) = duty else { return };
+    let is_ours = plan::tokens::change(&pass.facts, duty).is_some();
+    let severity = match (plan::tokens::is_unknown(&pass.facts, duty), is_ours) {
+        (true, _) => Severity::Fail,
+        (false, true) => Severity::Info,
+        (false, false) => Severity::Warn,
+    };
+    if let Some(finding) = plan::tokens::finding(&pass.facts, duty) {
+        pass.find(severity, finding);
     }
 }
 
@@ -205,16 +212,10 @@ pub(super) async fn apply(
     if pass.blocked {
         return Ok(());
     }
-    if order.until == Until::Ready && !checked.plan().artifacts.is_empty() {
-        let why =
-            Refusal::new("EB-wait-k3s", "k3s's binary must be fetched first", "it is fetched after the boot");
-        return Err(Stop { why, kind: StopKind::Waiting });
+    if !fetch::bring(agent, order, checked, pass).await? {
+        return Ok(());
     }
-    let source = Source::from(&agent.settings);
-    let downloader = Downloader::new(&source, agent.watcher.as_ref()).resting(&agent.rests);
     let root = agent.root.clone();
-    let fetched = timed(pass, "apply", apply::fetch(&root, checked, &downloader)).await;
-    fetched.map_err(|error| failed(error.code(), &error))?;
     retire::leave(agent, order, checked, pass).await?;
     // A leave writes there that nothing of the old life may be put back.
     let ledger = if checked.plan().retirement.is_some() { record::load(agent, pass) } else { ledger };
@@ -262,8 +263,10 @@ pub(super) async fn start(agent: &mut Agent, checked: &CheckedPlan, pass: &mut P
         let containerd = units.iter_mut().filter(|unit| unit.name == units::CONTAINERD);
         containerd.for_each(|unit| unit.restart = Some(why.clone()));
     }
-    let started = timed(pass, "activate", activate::start(host(agent), &units)).await;
-    let started = started.map_err(|error| failed("EB-systemd", &error))?;
+    let before = started::before(&agent.root, &pass.facts);
+    let done = timed(pass, "activate", activate::start(host(agent), &units)).await;
+    let started = done.map_err(|error| failed("EB-systemd", &error))?;
+    started::note(&agent.root, before, &started.jobs);
     for job in &started.jobs {
         info!(EDGE_STEP = "activate", EDGE_UNIT = %job.unit, EDGE_VERB = job.verb, EDGE_REASON = %job.reason, "unit job");
     }

@@ -12,7 +12,7 @@ use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use tracing::{debug, info};
 
-use super::{Agent, Pass, Stop, StopKind};
+use super::{Agent, Pass, Stop, StopKind, started};
 use crate::error::Chain;
 use crate::facts::upgrade::Progress;
 use crate::kube::lease::RESTART;
@@ -29,6 +29,9 @@ use crate::{activate, paths, upgrade};
 /// From the look at the room to the restart. A process that slept longer may have
 /// lost its turn meanwhile.
 const FRESH: Duration = Duration::from_secs(60);
+/// How long the API of a host that is told of no other server may be silent before
+/// the central service's newest word is enough: a way back may need that restart.
+const SILENT: Duration = Duration::from_mins(5);
 /// Condition of a server's Node; k3s before 1.25.16, 1.26.11, 1.27.8 and 1.28.4
 /// has none (k3s-io/k3s#8033).
 const VOTES: &str = "EtcdIsVoter";
@@ -51,6 +54,7 @@ struct Turn {
 pub struct Memory {
     stamp: String,
     since: Duration,
+    silent_since: Option<Duration>,
 }
 
 impl Memory {
@@ -60,6 +64,11 @@ impl Memory {
             (self.stamp, self.since) = (stamp, now);
         }
         now.saturating_sub(self.since)
+    }
+
+    /// How long the own API has not answered, `now` being a time since boot.
+    fn silent(&mut self, now: Duration) -> Duration {
+        now.saturating_sub(*self.silent_since.get_or_insert(now))
     }
 }
 
@@ -74,9 +83,11 @@ pub(super) async fn take(agent: &mut Agent, checked: &CheckedPlan, pass: &mut Pa
 /// host at once.
 pub(super) async fn restart(agent: &mut Agent, checked: &CheckedPlan, pass: &mut Pass) -> Result<(), Stop> {
     let Some((unit, reason)) = due(checked, pass) else { return Ok(()) };
-    let duty = pass.assignment.as_ref().and_then(|assignment| assignment.duty.as_ref());
-    let is_alone = duty.is_none_or(|duty| duty.role == Role::Agent || duty.cluster.servers.is_empty());
-    let begun = if is_alone { Ok(()) } else { begin(agent, checked, pass).await? };
+    let begun = match is_alone(agent, pass).await {
+        Ok(true) => Ok(()),
+        Ok(false) => begin(agent, checked, pass).await?,
+        Err(wait) => Err(wait),
+    };
     if let Err(wait) = begun {
         debug!(EDGE_STEP = "activate", EDGE_REASON = %wait.reason, "restart waits for its turn");
         pass.turn = Some(wait);
@@ -85,12 +96,43 @@ pub(super) async fn restart(agent: &mut Agent, checked: &CheckedPlan, pass: &mut
     info!(EDGE_STEP = "activate", EDGE_UNIT = %unit.name, EDGE_REASON = %reason, "it is this host's turn to restart");
     let wish = PlannedUnit { restart: Some(reason), restart_pending: None, ..unit };
     let host = activate::Host { root: &agent.root, systemd: &agent.systemd, clock: agent.clock };
+    let before = started::before(&agent.root, &pass.facts);
     let started = activate::start(host, &[wish]).await.map_err(|error| failed("EB-systemd", &error))?;
+    started::note(&agent.root, before, &started.jobs);
     let all = pass.activated.get_or_insert_default();
     all.jobs.extend(started.jobs);
     all.troubles.extend(started.troubles);
     pass.again = true;
     Ok(())
+}
+
+/// Whether nobody counts on this host's vote. An assignment that names no other
+/// server may be older than the room, or be that of an adopted first server: the
+/// cluster itself says then who else is a member of etcd.
+///
+/// # Errors
+/// What must be before that is known.
+pub(super) async fn is_alone(agent: &mut Agent, pass: &Pass) -> Result<bool, Wait> {
+    let duty = pass.assignment.as_ref().and_then(|assignment| assignment.duty.as_ref());
+    let Some(duty) = duty.filter(|duty| duty.role == Role::Server) else { return Ok(true) };
+    if !duty.cluster.servers.is_empty() {
+        return Ok(false);
+    }
+    if pass.facts.runtime.k3s.has_datastore.known() == Some(&false) {
+        return Ok(true);
+    }
+    match Kube::own_admin(&agent.root).members().await {
+        Ok(members) => {
+            agent.turn.silent_since = None;
+            Ok(members.iter().all(|node| node.metadata.name == duty.node.name.as_str()))
+        }
+        Err(error) => {
+            let is_silent = agent.turn.silent(clock::since_boot()) >= SILENT;
+            let digest = pass.assignment.as_ref().map(|assignment| &assignment.digest);
+            let is_newest = digest.is_some() && agent.confirmed.as_ref() == digest;
+            if is_newest && is_silent { Ok(true) } else { Err(unreached(&error)) }
+        }
+    }
 }
 
 /// The unit whose restart waits, and why it is due.
@@ -101,11 +143,24 @@ fn due(checked: &CheckedPlan, pass: &Pass) -> Option<(PlannedUnit, String)> {
     is_ours.then(|| unit.restart_pending.clone().map(|reason| (unit.clone(), reason)))?
 }
 
-/// Takes the Lease, or finds that it is in our hand already.
+/// Takes the Lease for a restart, or finds that it is in our hand already.
 pub(super) async fn begin(
     agent: &mut Agent,
     checked: &CheckedPlan,
     pass: &Pass,
+) -> Result<Result<(), Wait>, Stop> {
+    begin_by(agent, checked, pass, turn::may_restart).await
+}
+
+/// Whether the room is such that this host may have the Lease.
+type Rule = fn(&str, &[Other], Option<&Held>) -> Result<(), Wait>;
+
+/// As [`begin`], by the rule of what is done in that turn.
+pub(super) async fn begin_by(
+    agent: &mut Agent,
+    checked: &CheckedPlan,
+    pass: &Pass,
+    may: Rule,
 ) -> Result<Result<(), Wait>, Stop> {
     let Some(me) = me(checked) else { return Ok(Err(Wait::long("this host has no identity yet"))) };
     let turn = Turn {
@@ -120,7 +175,7 @@ pub(super) async fn begin(
         return Ok(Err(Wait::long(reason)));
     }
     let begun = clock::since_boot();
-    let lease = match look(agent, checked, pass, &me).await {
+    let lease = match look(agent, checked, pass, (&me, may)).await {
         Ok(lease) => lease,
         Err(wait) => return Ok(Err(wait)),
     };
@@ -153,7 +208,7 @@ async fn look(
     agent: &mut Agent,
     checked: &CheckedPlan,
     pass: &Pass,
-    me: &str,
+    (me, may): (&str, Rule),
 ) -> Result<crate::kube::Lease, Wait> {
     let kube = Kube::own_admin(&agent.root);
     let lease = kube.lease(RESTART).await.map_err(|error| unreached(&error))?;
@@ -161,7 +216,7 @@ async fn look(
     let held = lease.holder().map(|by| Held { by: by.to_owned(), watched, term: lease.term() });
     turn::is_free(me, held.as_ref())?;
     let others = others(kube, checked, pass).await.map_err(|error| unreached(&error))?;
-    turn::may_restart(me, &others, held.as_ref())?;
+    may(me, &others, held.as_ref())?;
     Ok(lease)
 }
 
@@ -219,7 +274,7 @@ pub(super) async fn end(agent: &Agent, checked: &CheckedPlan, pass: &Pass) {
     let over = Turn { open: false, digest, ..turn };
     let noted = ended.and_then(|()| store(&agent.root, &over).map_err(|error| Chain(&error).to_string()));
     match noted {
-        Ok(()) => info!(EDGE_STEP = "verify", "this host's turn to restart is over"),
+        Ok(()) => info!(EDGE_STEP = "verify", "this host's turn is over"),
         Err(reason) => {
             debug!(EDGE_STEP = "verify", EDGE_REASON = %reason, "the turn goes on, retrying in the next pass");
         }
@@ -268,6 +323,7 @@ mod tests {
     use super::*;
     use crate::facts::Fact;
     use crate::facts::runtime::Unit;
+    use crate::role::parse_payload;
 
     fn turn(digest: &str, boot_id: &str) -> Turn {
         Turn { digest: digest.to_owned(), boot_id: boot_id.to_owned(), at_s: 100, open: true }
@@ -278,6 +334,34 @@ mod tests {
         let unit = Unit { active: "active".to_owned(), since_monotonic_s, ..Unit::default() };
         pass.facts.runtime.units.insert("k3s".to_owned(), Fact::Known(unit));
         pass
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_told_of_no_other_asks_its_cluster_before_it_counts_as_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut agent = Agent::new(Root::new(dir.path()), None).unwrap();
+        let told = |text: &str| Some(parse_payload(text.as_bytes()).unwrap());
+        let single = include_str!("../../tests/plan/04-single-server-next-boot/assignment.json");
+        let mut pass = Pass { assignment: told(single), ..Pass::default() };
+        assert!(pass.assignment.as_ref().unwrap().duty.as_ref().unwrap().cluster.servers.is_empty());
+        for has_datastore in [Fact::Known(true), Fact::unknown("it cannot be read")] {
+            pass.facts.runtime.k3s.has_datastore = has_datastore;
+            assert!(!is_alone(&mut agent, &pass).await.unwrap_err().soon, "nobody could be asked");
+        }
+        // Silent for long: the newest word of the central service, not an old one.
+        let long_ago = clock::since_boot().checked_sub(SILENT).unwrap_or_default();
+        agent.turn.silent_since = Some(long_ago);
+        assert!(is_alone(&mut agent, &pass).await.is_err());
+        agent.confirmed = pass.assignment.as_ref().map(|assignment| assignment.digest.clone());
+        assert_eq!(is_alone(&mut agent, &pass).await, Ok(true));
+        agent.turn.silent_since = None;
+        assert!(is_alone(&mut agent, &pass).await.is_err(), "it may only be slow");
+        pass.facts.runtime.k3s.has_datastore = Fact::Known(false);
+        assert_eq!(is_alone(&mut agent, &pass).await, Ok(true), "without etcd nobody shares anything");
+        pass.assignment = told(include_str!("../../tests/plan/07-agent/assignment.json"));
+        assert_eq!(is_alone(&mut agent, &pass).await, Ok(true));
+        pass.assignment = told(include_str!("../../tests/plan/05-second-server-has-joined/assignment.json"));
+        assert_eq!(is_alone(&mut agent, &pass).await, Ok(false));
     }
 
     #[test]

@@ -104,7 +104,9 @@ async fn bring(agent: &Agent, checked: &CheckedPlan, planned: &PlannedUpgrade, p
         Ok(()) => pass.again = true,
         Err(error) => {
             let why = Refusal::new(error.code(), Chain(&error).to_string(), "it is tried again by itself");
-            pass.find(Severity::Fail, why);
+            let goes_on = agent.rests.goes_on();
+            pass.again |= goes_on;
+            pass.find(if goes_on { Severity::Info } else { Severity::Fail }, why);
         }
     }
     false
@@ -136,11 +138,15 @@ async fn may_begin(
         Role::Agent => Ok(follows(&agent.root, duty, planned).await),
         // Of two servers no one may go by itself: what is swapped waits for the
         // restart that a person does.
-        _ if is_up && duty.cluster.servers.len() > 1 => match untried(&agent.root, duty, planned).await {
-            Ok(()) => turn::begin(agent, checked, pass).await,
+        _ if !is_up || duty.cluster.servers.len() == 1 => Ok(Ok(())),
+        _ => match turn::is_alone(agent, pass).await {
+            Ok(true) => Ok(Ok(())),
+            Ok(false) => match untried(&agent.root, duty, planned).await {
+                Ok(()) => turn::begin(agent, checked, pass).await,
+                Err(wait) => Ok(Err(wait)),
+            },
             Err(wait) => Ok(Err(wait)),
         },
-        _ => Ok(Ok(())),
     }
 }
 

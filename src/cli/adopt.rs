@@ -13,7 +13,9 @@ use serde_json::json;
 use super::{Common, apply, output, person};
 use crate::boot::Agent;
 use crate::boot::adopt::{self, Look};
-use crate::plan::adopt::{Difference, shown};
+use crate::plan::Refusal;
+use crate::plan::adopt::{Difference, Row, shown};
+use crate::role::words::SiteName;
 use crate::{paths, pause};
 
 /// How long the central service may be asked for the assignment.
@@ -28,21 +30,30 @@ pub struct AdoptArgs {
     /// Do it; without it only show
     #[arg(long)]
     yes: bool,
+    /// Keys that may differ at the next start of k3s, as shown without --yes
+    #[arg(long, value_name = "KEY,...", value_delimiter = ',')]
+    accept: Vec<String>,
     /// Restart k3s and containerd where the new configuration differs in effect
     #[arg(long, requires = "yes")]
     restart: bool,
+    /// Site of the assignment that is written where this host has none
+    #[arg(long, value_name = "NAME")]
+    site: Option<SiteName>,
 }
 
 pub async fn run(common: &Common, args: &AdoptArgs) -> anyhow::Result<u8> {
-    let mut agent = common.agent()?;
-    let Some(look) = adopt::look(&mut agent, PATIENCE).await? else {
+    let mut agent = agent(common, args)?;
+    let Some(mut look) = adopt::look(&mut agent, PATIENCE).await? else {
         output::text("nothing to take over: there is no k3s of others on this host");
         return Ok(0);
     };
+    if args.yes && look.refusals.is_empty() {
+        look.refusals.extend(not_accepted(&look, args));
+    }
     if common.json {
         output::json(&as_json(&look))?;
     } else {
-        output::text(&text(&look, args.restart));
+        output::text(&text(&look, args));
     }
     if !look.refusals.is_empty() {
         look.refusals.iter().for_each(|refusal| output::error(&refusal.to_string()));
@@ -51,22 +62,61 @@ pub async fn run(common: &Common, args: &AdoptArgs) -> anyhow::Result<u8> {
     if !args.yes {
         return Ok(SHOWN);
     }
-    take(common, &agent, args.restart).await
+    take(common, &agent, args).await
+}
+
+fn agent(common: &Common, args: &AdoptArgs) -> anyhow::Result<Agent> {
+    let mut agent = common.agent()?;
+    if let Some(site) = &args.site {
+        agent.settings.node.site = Some(site.clone());
+    }
+    Ok(agent)
+}
+
+/// What differs takes effect some day, at whatever start comes next: nobody shall
+/// have said yes to it unseen.
+fn not_accepted(look: &Look, args: &AdoptArgs) -> Option<Refusal> {
+    let keys = look.differences.iter().map(|one| one.key.as_str());
+    let unseen: Vec<&str> = keys.filter(|key| !args.accept.iter().any(|accepted| accepted == key)).collect();
+    (!unseen.is_empty()).then(|| {
+        Refusal::new(
+            "EB-adopt-refused",
+            format!(
+                "{} would differ at the next start of k3s, and nobody has accepted that",
+                unseen.join(", ")
+            ),
+            format!("where that is right: {}", command(look, args)),
+        )
+    })
+}
+
+/// The command line that takes this host over.
+fn command(look: &Look, args: &AdoptArgs) -> String {
+    let mut line = "edge-bootstrap adopt --yes".to_owned();
+    if let Some(site) = &args.site {
+        line += &format!(" --site {site}");
+    }
+    let keys: Vec<&str> = look.differences.iter().map(|one| one.key.as_str()).collect();
+    if !keys.is_empty() {
+        line += &format!(" --accept {}", keys.join(","));
+    }
+    line + if args.restart { " --restart" } else { "" }
 }
 
 /// Looks again under the lock, so that what is written is what is there.
-async fn take(common: &Common, agent: &Agent, restart: bool) -> anyhow::Result<u8> {
-    if let Some(pause) = pause::current(&agent.root, agent.clock) {
+async fn take(common: &Common, before: &Agent, args: &AdoptArgs) -> anyhow::Result<u8> {
+    if let Some(pause) = pause::current(&before.root, before.clock) {
         anyhow::bail!("paused by {}: {}; `edge-bootstrap resume` ends it", pause.by, pause.reason);
     }
-    let Some(lock) = apply::lock(&agent.root).await? else { return Ok(apply::WAITING) };
-    let mut fresh = common.agent()?;
-    let look = adopt::look(&mut fresh, PATIENCE).await?.filter(|look| look.refusals.is_empty());
-    let Some(look) = look else {
+    let Some(lock) = apply::lock(&before.root).await? else { return Ok(apply::WAITING) };
+    let mut fresh = agent(common, args)?;
+    let is_right = |look: &Look| look.refusals.is_empty() && not_accepted(look, args).is_none();
+    let Some(look) = adopt::look(&mut fresh, PATIENCE).await?.filter(is_right) else {
         anyhow::bail!("what runs has changed since it was shown; look again");
     };
-    for path in adopt::take(&agent.root, agent.clock, &look, restart)? {
-        output::note(&format!("wrote {path}"));
+    let acts = adopt::script(&fresh.root, fresh.clock, &look, args.restart)?;
+    for path in adopt::carry_out(&fresh.root, &fresh.systemd, &acts).await? {
+        output::note(&format!("changed {path}"));
     }
     // The settings may name the assignment only now, for the daemon too.
     person::wake(common).await;
@@ -82,7 +132,10 @@ fn as_json(look: &Look) -> serde_json::Value {
     let differences: Vec<_> = look
         .differences
         .iter()
-        .map(|one| json!({"key": one.key, "old": one.old, "new": one.new, "words": one.words}))
+        .map(|one| {
+            let (old, new) = (shown(&one.key, &one.old), shown(&one.key, &one.new));
+            json!({"key": one.key, "old": old, "new": new, "words": one.words})
+        })
         .collect();
     json!({
         "schema": 1,
@@ -92,27 +145,38 @@ fn as_json(look: &Look) -> serde_json::Value {
         "rows": rows,
         "differences": differences,
         "refusals": look.refusals,
-        "changes": look.changes,
+        "changes": changes(look),
     })
 }
 
-fn text(look: &Look, restart: bool) -> String {
-    let installed = &look.found.installed;
-    let mut out = format!("k3s {} of others, from {}\n", installed.role, installed.path);
+/// Without the content of files: that of others may hold what nobody knows to be a
+/// secret. `plan` shows what becomes of ours.
+fn changes(look: &Look) -> serde_json::Value {
+    let mut changes = serde_json::to_value(&look.changes).unwrap_or_default();
+    for file in changes.get_mut("files").and_then(|files| files.as_array_mut()).into_iter().flatten() {
+        if let Some(file) = file.as_object_mut() {
+            file.remove("diff");
+        }
+    }
+    changes
+}
+
+fn text(look: &Look, args: &AdoptArgs) -> String {
+    let (installed, restart) = (&look.found.installed, args.restart);
+    let version = installed.version.as_ref().map(|version| format!(" {version}")).unwrap_or_default();
+    let mut out = format!("k3s{version} as {}, installed by others: {}\n", installed.role, installed.path);
     let mut path = "";
     for row in &look.rows {
         if row.path != path {
             path = &row.path;
             let _ = writeln!(out, "\n{path}");
         }
-        let _ = match has_plan(look) {
-            true => writeln!(out, "  {:COLUMN$} -> {}", row.old, row.new),
-            false => writeln!(out, "  {}", row.old),
-        };
+        out += &line(row, has_plan(look));
     }
     if !has_plan(look) {
         return out;
     }
+    who(&mut out, look);
     for name in look.found.carried.iter().map(|(name, _)| name) {
         let _ = writeln!(out, "  {name:COLUMN$} -> kept in {}.env", installed.unit);
     }
@@ -124,8 +188,28 @@ fn text(look: &Look, restart: bool) -> String {
         );
     }
     differences(&mut out, &look.differences, restart);
-    further(&mut out, look, restart);
+    further(&mut out, look, args);
     out
+}
+
+/// One row; what is too long for its column has a line of its own.
+fn line(row: &Row, has_plan: bool) -> String {
+    let Row { old, new, .. } = row;
+    match has_plan {
+        false => format!("  {old}\n"),
+        true if old.chars().count() > COLUMN => format!("  {old}\n  {:COLUMN$} -> {new}\n", ""),
+        true => format!("  {old:COLUMN$} -> {new}\n"),
+    }
+}
+
+/// What is pinned for good.
+fn who(out: &mut String, look: &Look) {
+    let Some(identity) = &look.plan.identity else { return };
+    let _ = writeln!(
+        out,
+        "\npinned for good: node {} at {}, {} of cluster {} in site {}",
+        identity.node_name, identity.node_ip, identity.role, identity.cluster, identity.site
+    );
 }
 
 /// Without a plan nobody can say where a setting goes.
@@ -151,7 +235,8 @@ fn differences(out: &mut String, all: &[Difference], restart: bool) {
 }
 
 /// What is done beside the configuration.
-fn further(out: &mut String, look: &Look, restart: bool) {
+fn further(out: &mut String, look: &Look, args: &AdoptArgs) {
+    let restart = args.restart;
     let _ = writeln!(out, "\nand:");
     let _ = writeln!(out, "  the files as they are now are kept below {}", paths::ADOPTED_FILES);
     if look.proposed.is_some() {
@@ -172,5 +257,8 @@ fn further(out: &mut String, look: &Look, restart: bool) {
     }
     if !restart {
         let _ = writeln!(out, "  restart nothing");
+    }
+    if !args.yes && look.refusals.is_empty() {
+        let _ = writeln!(out, "\nto take it over: {}", command(look, args));
     }
 }

@@ -128,6 +128,10 @@ fn text(plan: &Plan, changes: &Changes, facts: &HostFacts) -> String {
     for item in &plan.restores {
         let _ = writeln!(out, "put back {}\n    because: {}", item.path, item.reason);
     }
+    if let Some(empty) = &plan.empty {
+        let _ =
+            writeln!(out, "remove {} empty files of k3s\n    because: {}", empty.paths.len(), empty.reason);
+    }
     if let Some(planned) = plan.address.as_ref().filter(|_| changes.address.is_some()) {
         let _ = writeln!(
             out,

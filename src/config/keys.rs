@@ -130,8 +130,8 @@ keys! {
     CREATE = Key::new("storage.devmapper.create", SWITCH, "").preset(Preset::Flag(false));
     RELEASE_KEYS = Key::list(
         "trust.release-keys",
-        "a list of Ed25519 public keys, each the base64 of 32 bytes",
-        r#"["11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="]"#
+        "an empty list",
+        "[]"
     );
     ALLOW_KEYS = Key::list("trust.allow-keys", "a list of k3s configuration keys", r#"["kubelet-arg"]"#);
     POLICY = Key::new("repair.policy", r#""observe", "safe" or "disruptive""#, "")

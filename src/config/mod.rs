@@ -228,7 +228,7 @@ pub enum PoolSpace {
 /// What this host accepts beyond the signature of its assignment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Trust {
-    /// Keys of release lists; if any, k3s and image digests must be in a list signed by one of them.
+    /// Keys of release lists; none may be set, because no list is checked.
     pub release_keys: Vec<ReleaseKey>,
     /// k3s configuration keys that an assignment may set beyond the default list.
     pub allow_keys: Vec<ConfigKey>,

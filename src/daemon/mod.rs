@@ -30,13 +30,14 @@ use crate::error::Chain;
 use crate::plan::{CheckedPlan, Refusal, units};
 use crate::report::status::{self, Finding, PendingClaim, Status};
 use crate::report::{self, Evidence, FindingStatus, Phase};
+use crate::role::Role;
 use crate::sys::clock_watch::ClockWatch;
 use crate::sys::file_watch::FileWatch;
 use crate::sys::hostnamed::NameWatch;
 use crate::sys::links::LinkWatch;
 use crate::sys::systemd::{Event, Watch};
 use crate::sys::{Clock, Root, lock, notify};
-use crate::{hold, paths, pause, sys};
+use crate::{hold, observe, paths, pause, snapshots, sys};
 use images::Images;
 use mirrors::Mirrors;
 use people::People;
@@ -56,6 +57,8 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 const QUIET: Duration = Duration::from_secs(30);
 /// Between looks while k3s comes up, or another server of the room restarts.
 const SOON: Duration = Duration::from_secs(3);
+/// How long a pass may download: names, addresses and units wait for its end.
+const SLICE: Duration = Duration::from_secs(20);
 /// Between tries of a pass that failed or waits.
 const RETRY: Duration = Duration::from_secs(15);
 /// From an event to its pass, so that a burst is one pass.
@@ -187,6 +190,7 @@ impl Daemon {
                     agent.containerd = before.containerd;
                     agent.rests = before.rests;
                 }
+                agent.rests.slice = Some(SLICE);
                 self.agent = Some(agent);
                 self.talk = None;
                 self.images = None;
@@ -500,9 +504,13 @@ impl Daemon {
 
     fn report(&mut self, pass: &Pass) {
         let identity = summary::identity(pass);
-        let evidence = Evidence { facts: &pass.facts, identity, snapshots: &[] };
+        let is_server = identity.is_some_and(|identity| identity.role == Role::Server);
+        let snapshots = if is_server { snapshots::known(&self.root) } else { Vec::new() };
+        let agents = observe::k3s::agent_token(&self.root).filter(|_| is_server);
+        let evidence = Evidence { facts: &pass.facts, identity, snapshots: &snapshots };
         let mut report = report::report(&self.status, evidence, 0);
         report.cluster.retired.clone_from(&pass.retired);
+        report.cluster.critical.extend(agents.map(|name| ("agent-token".to_owned(), name)));
         if let Some(talk) = &self.talk {
             talk.report(report);
         }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::paths;
 use crate::sys::{Root, atomic};
+use crate::wire::json;
 
 /// Starts that may fail before the daemon only observes.
 const FAILURES: u32 = 2;
@@ -43,7 +44,7 @@ impl Starts {
 
 fn load(root: &Root) -> Starts {
     let bytes = root.read(paths::STARTS).ok().flatten().unwrap_or_default();
-    serde_json::from_slice(&bytes).unwrap_or_default()
+    json::read(&bytes).unwrap_or_default()
 }
 
 /// A record that cannot be written costs this protection, nothing else.

@@ -17,6 +17,7 @@ use super::{EnrolError, error::Words};
 use crate::role::words::NodeId;
 use crate::sys::http::{self, Answer, HttpError, KeyDigest, Request};
 use crate::wire::claim::{ClaimAnswer, ClaimRequest};
+use crate::wire::json;
 use crate::wire::report::{Report, ReportAnswer};
 use crate::wire::statement::Granted;
 use crate::wire::{ErrorBody, ErrorDetail, MAX_ASSIGNMENT, MAX_REQUEST};
@@ -251,7 +252,7 @@ fn unknown_status(endpoint: &str, answer: &Answer) -> EnrolError {
 }
 
 fn words(answer: &Answer) -> (Words, Words) {
-    let ErrorDetail { code, message } = serde_json::from_slice::<ErrorBody>(&answer.body).map_or_else(
+    let ErrorDetail { code, message } = json::read::<ErrorBody>(&answer.body).map_or_else(
         |_| ErrorDetail { code: format!("status_{}", answer.status), message: "no reason given".to_owned() },
         |body| body.error,
     );
@@ -259,7 +260,7 @@ fn words(answer: &Answer) -> (Words, Words) {
 }
 
 fn parse<T: DeserializeOwned>(endpoint: &str, answer: &Answer) -> Result<T, EnrolError> {
-    serde_json::from_slice(&answer.body).map_err(|error| EnrolError::Answer {
+    json::read(&answer.body).map_err(|error| EnrolError::Answer {
         endpoint: endpoint.to_owned(),
         // The place only: the parser's words may quote what came.
         problem: format!("not the expected JSON at line {} column {}", error.line(), error.column()),

@@ -15,9 +15,11 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::cache::{self, Cached};
 use super::{EnrolError, credential};
+use crate::ordered::Ordered as _;
 use crate::sys::Root;
 use crate::sys::datagram::Datagrams;
 use crate::wire::envelope::Envelope;
+use crate::wire::json;
 use crate::wire::statement::{PORT, QUESTION_SIZE, Question};
 
 /// From one question to its repetition, for those who have not answered.
@@ -80,7 +82,7 @@ pub async fn highest(root: &Root, asked: Asked<'_>) -> Result<Option<u64>, Peers
 /// Every proven answer, until all have answered or the time is over.
 async fn collect(socket: &Datagrams, site: &str, asked: Asked<'_>, cached: &Cached) -> Vec<(u64, Envelope)> {
     let question = Question::bytes(site);
-    let mut silent: BTreeSet<IpAddr> = asked.peers.iter().copied().collect();
+    let mut silent: BTreeSet<IpAddr> = asked.peers.iter().copied().into_set();
     let mut answers = Vec::new();
     let end = Instant::now() + asked.patience;
     while !silent.is_empty() && Instant::now() < end {
@@ -109,7 +111,7 @@ async fn next(socket: &Datagrams, end: Instant) -> Option<(IpAddr, Envelope)> {
     let mut buffer = [0; QUESTION_SIZE];
     loop {
         let (size, from) = timeout_at(end, socket.receive(&mut buffer)).await.ok()?.ok()?;
-        if let Ok(envelope) = serde_json::from_slice(&buffer[..size]) {
+        if let Ok(envelope) = json::read(&buffer[..size]) {
             return Some((from.ip(), envelope));
         }
     }

@@ -10,6 +10,8 @@ use std::io::{self, Read};
 use serde::Deserialize;
 use thiserror::Error;
 
+use crate::wire::json;
+
 /// Size of a tar block, in bytes.
 const BLOCK: usize = 512;
 /// Longest name or pax header that is believed, in bytes.
@@ -272,7 +274,7 @@ pub fn contents<R: Read>(reader: &mut R, is_there: &dyn Fn(&str) -> bool) -> Res
 /// containerd's own annotation, else a full name in OCI's (containerd: import.go,
 /// `imageName`).
 fn oci_names(bytes: &[u8]) -> Vec<String> {
-    let index: Index = serde_json::from_slice(bytes).unwrap_or(Index { manifests: Vec::new() });
+    let index: Index = json::read(bytes).unwrap_or(Index { manifests: Vec::new() });
     let name = |entry: &IndexEntry| {
         let own = entry.annotations.get("io.containerd.image.name");
         let oci = entry.annotations.get("org.opencontainers.image.ref.name");
@@ -282,7 +284,7 @@ fn oci_names(bytes: &[u8]) -> Vec<String> {
 }
 
 fn saved_names(bytes: &[u8]) -> Vec<String> {
-    let saved: Vec<Saved> = serde_json::from_slice(bytes).unwrap_or_default();
+    let saved: Vec<Saved> = json::read(bytes).unwrap_or_default();
     saved.into_iter().flat_map(|image| image.tags.unwrap_or_default()).map(|tag| full_name(&tag)).collect()
 }
 

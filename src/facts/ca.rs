@@ -48,10 +48,19 @@ fn certificates(pem: &[u8]) -> Option<Vec<Certificate>> {
 }
 
 fn certificate(base64: &str) -> Option<Certificate> {
-    let compact: String = base64.split_whitespace().collect();
-    let der = STANDARD.decode(compact).ok()?;
+    let der = decoded(base64)?;
     let (issuer, subject) = names(&der)?;
     Some(Certificate { issuer: issuer.to_vec(), subject: subject.to_vec(), der })
+}
+
+fn decoded(base64: &str) -> Option<Vec<u8>> {
+    STANDARD.decode(base64.split_whitespace().collect::<String>()).ok()
+}
+
+/// The first certificate of a file.
+pub(super) fn first_der(pem: &[u8]) -> Option<Vec<u8>> {
+    let text = String::from_utf8_lossy(pem);
+    decoded(text.split_once(BEGIN)?.1.split_once(END)?.0)
 }
 
 fn root_of<'a>(first: &'a Certificate, others: &'a [Certificate]) -> Option<&'a Certificate> {
@@ -67,11 +76,11 @@ fn root_of<'a>(first: &'a Certificate, others: &'a [Certificate]) -> Option<&'a 
     None
 }
 
-const SEQUENCE: u8 = 0x30;
+pub(super) const SEQUENCE: u8 = 0x30;
 const EXPLICIT_VERSION: u8 = 0xa0;
 
 /// Encoded issuer and subject of a certificate (RFC 5280, 4.1).
-fn names(der: &[u8]) -> Option<(&[u8], &[u8])> {
+pub(super) fn names(der: &[u8]) -> Option<(&[u8], &[u8])> {
     let (_, certificate, _) = element(der)?;
     let (_, mut rest, _) = element(certificate)?;
     if rest.first() == Some(&EXPLICIT_VERSION) {
@@ -86,7 +95,7 @@ fn names(der: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 /// Tag, content and what follows of the first DER element.
-fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+pub(super) fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (&tag, rest) = der.split_first()?;
     let (&short, rest) = rest.split_first()?;
     let (length, rest) = match short {

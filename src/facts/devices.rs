@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::bolt::tree::{Bucket, Item};
 use crate::paths;
+use crate::wire::json;
 
 /// The bucket of snapshots in `metadata.db`; its sequence numbers them
 /// (containerd: snapshots/storage/bolt.go).
@@ -81,7 +82,7 @@ fn device(item: &Item, pool: &str) -> Option<Device> {
     const FAULTY: u64 = 13;
     let name = String::from_utf8(item.key.clone()).ok()?;
     let number = name.strip_prefix(pool)?.strip_prefix("-snap-")?.parse().ok()?;
-    let record: serde_json::Value = serde_json::from_slice(&item.value).ok()?;
+    let record: serde_json::Value = json::read(&item.value).ok()?;
     let id = record.get("device_id")?.as_u64()?;
     (record.get("state")?.as_u64()? != FAULTY).then_some(())?;
     Some(Device { name, number, id, is_final: mark(item).is_some() })

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::k3s_yaml;
 use crate::wire::secret::fingerprint;
 
 /// Keys whose values must not be shown.
@@ -60,13 +61,30 @@ pub fn parse_layer(text: &str) -> Result<Layer, ConfigParseError> {
 /// # Errors
 /// [`ConfigParseError`] when k3s would refuse the file.
 pub fn parse_in_clear(text: &str) -> Result<Layer, ConfigParseError> {
-    if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
-        return Ok(Layer::new());
+    let mut layer = Layer::new();
+    for (key, values) in k3s_yaml::read(text)? {
+        put(&mut layer, long_name(key), values);
     }
-    let value: serde_json::Value =
-        serde_saphyr::from_str(text).map_err(|error| ConfigParseError::Yaml(place(&error)))?;
-    let serde_json::Value::Object(map) = value else { return Err(ConfigParseError::NotAMapping) };
-    Ok(map.into_iter().map(|(key, value)| (long_name(key), texts(&value))).collect())
+    Ok(layer)
+}
+
+/// A key of one file over what stands above it there: repeated, it replaces it,
+/// and with its `+` it adds to it.
+fn put(layer: &mut Layer, key: String, values: Vec<String>) {
+    match key.strip_suffix('+').map(|name| layer.get_mut(name)) {
+        Some(Some(above)) => append(above, &values),
+        Some(None) => append(layer.entry(key).or_default(), &values),
+        None => {
+            layer.remove(&format!("{key}+"));
+            layer.insert(key, values);
+        }
+    }
+}
+
+/// What is not set adds nothing (k3s: pkg/configfilearg/parser.go `toSlice`).
+fn append(above: &mut Vec<String>, values: &[String]) {
+    above.retain(|value| !value.is_empty());
+    above.extend(values.iter().filter(|value| !value.is_empty()).cloned());
 }
 
 impl Effective {
@@ -82,15 +100,10 @@ impl Effective {
     /// Merges one file: a key replaces the earlier value, `key+` appends to it.
     pub fn apply(&mut self, layer: &Layer) {
         for (key, values) in layer {
-            let (name, append) = match key.strip_suffix('+') {
-                Some(name) => (name, true),
-                None => (key.as_str(), false),
-            };
-            let slot = self.0.entry(name.to_owned()).or_default();
-            if !append {
-                slot.clear();
+            match key.strip_suffix('+') {
+                Some(name) => append(self.0.entry(name.to_owned()).or_default(), values),
+                None => drop(self.0.insert(key.clone(), values.clone())),
             }
-            slot.extend(values.iter().cloned());
         }
     }
 
@@ -117,10 +130,6 @@ impl Effective {
     pub fn shown(&self) -> String {
         self.0.iter().map(|(key, values)| shown_entry(key, values)).collect()
     }
-}
-
-fn place(error: &serde_saphyr::Error) -> String {
-    error.location().map_or_else(String::new, |at| format!(" at line {}, column {}", at.line(), at.column()))
 }
 
 fn shown_entry(key: &str, values: &[String]) -> String {
@@ -158,21 +167,6 @@ fn redacted(key: String, values: Vec<String>) -> (String, Vec<String>) {
     (key, values.into_iter().map(hide).collect())
 }
 
-fn texts(value: &serde_json::Value) -> Vec<String> {
-    match value {
-        serde_json::Value::Array(items) => items.iter().map(text).collect(),
-        other => vec![text(other)],
-    }
-}
-
-fn text(value: &serde_json::Value) -> String {
-    match value {
-        serde_json::Value::String(text) => text.clone(),
-        serde_json::Value::Null => String::new(),
-        other => other.to_string(),
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 mod tests {
@@ -185,6 +179,21 @@ mod tests {
         config.merge("disable+: c\nnode-name: later\n").unwrap();
         assert_eq!(config.all("disable"), ["a", "b", "c"]);
         assert_eq!(config.first("node-name"), Some("later"));
+    }
+
+    #[test]
+    fn a_key_that_stands_twice_in_one_file_is_read_as_k3s_reads_it() {
+        for (text, wanted) in [
+            ("disable: a\ndisable: b\n", "b"),
+            ("disable: a\ndisable+: [b, c]\ndisable+: d\n", "a,b,c,d"),
+            ("disable+: a\ndisable: b\n", "b"),
+            ("disable: a\ndisable+:\n", "a"),
+            ("disable:\ndisable+: 012\n", "10"),
+        ] {
+            let mut config = Effective::default();
+            config.merge(text).unwrap();
+            assert_eq!(config.all("disable").join(","), wanted, "{text:?}");
+        }
     }
 
     #[test]

@@ -11,6 +11,8 @@ pub mod devices;
 pub mod hardware;
 pub mod identity;
 pub mod k3s_config;
+mod k3s_yaml;
+pub mod leaf;
 pub mod mirrors;
 pub mod network;
 pub mod overrides;

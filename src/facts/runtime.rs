@@ -78,6 +78,10 @@ pub struct K3s {
     pub drop_ins: Fact<Vec<Layer>>,
     /// Effective values that the running k3s was started with.
     pub started_with: Fact<Option<Effective>>,
+    /// Effective values that a person has accepted for the next start of a k3s that
+    /// others started; absent once it was started anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accepted: Option<Effective>,
     /// Binary that the running k3s was started from.
     #[serde(default)]
     pub started_binary: Fact<Option<String>>,
@@ -96,6 +100,9 @@ pub struct K3s {
     /// Whether `server/db/etcd/name` is there and holds nothing.
     #[serde(default)]
     pub etcd_name_empty: Fact<bool>,
+    /// Files of its own that are there and hold nothing, as paths.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub empty_files: Vec<String>,
     /// The node's password and our copy of it.
     #[serde(default)]
     pub node_password: Fact<NodePassword>,
@@ -162,6 +169,9 @@ pub struct StartRecord {
     /// k3s: effective values of `config.yaml` with all drop-ins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub effective: Option<Effective>,
+    /// k3s that others started: what a person has accepted for its next start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accepted: Option<Effective>,
     /// k3s: target of `/usr/local/bin/k3s`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub binary: Option<String>,
@@ -172,9 +182,14 @@ pub struct StartRecord {
     /// that is being tried.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub datastore: Option<String>,
-    /// In the agent's own record of a job: main process that the job left.
+    /// In the agent's own record of a job: main process that the job left; of k3s,
+    /// whose jobs are only queued, the one before it, 0 for none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub main_pid: Option<u32>,
+    /// In the agent's own record of a job of k3s: names the gate's record that was
+    /// there before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<String>,
 }
 
 /// State of one unit, as systemd tells it.

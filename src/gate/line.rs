@@ -9,6 +9,7 @@ use crate::paths;
 use crate::plan::Refusal;
 use crate::report::status::one_line;
 use crate::sys::{Clock, Root, atomic};
+use crate::wire::json;
 
 /// A repeated refusal is told once in this many seconds.
 const REPEAT_S: u64 = 600;
@@ -42,7 +43,7 @@ fn path(unit: &str) -> String {
 /// The refusal in force for `unit`; none after a start that was let go.
 #[must_use]
 pub fn refused(root: &Root, unit: &str) -> Option<Refused> {
-    serde_json::from_slice(&root.read(&path(unit)).ok()??).ok()
+    json::read(&root.read(&path(unit)).ok()??).ok()
 }
 
 /// Every unit whose last start in this boot was refused, by name.

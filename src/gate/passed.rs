@@ -9,6 +9,7 @@ use crate::allow::Allowance;
 use crate::paths;
 use crate::plan::Refusal;
 use crate::sys::{Clock, Root, atomic};
+use crate::wire::json;
 
 /// How often one refusal was let pass in this boot.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,7 +26,7 @@ pub struct Passed {
 #[must_use]
 pub fn passed(root: &Root) -> Vec<Passed> {
     let bytes = root.read(paths::PASSED).ok().flatten().unwrap_or_default();
-    serde_json::from_slice(&bytes).unwrap_or_default()
+    json::read(&bytes).unwrap_or_default()
 }
 
 /// Counts one start. A record that cannot be written is no reason to hold it up.

@@ -44,6 +44,14 @@ struct Owned {
     uid: String,
 }
 
+/// What was seen of an Addon's objects.
+#[derive(Default)]
+struct Looked {
+    found: Vec<Owned>,
+    /// Kinds that were looked at, as `GROUP/NAMES`.
+    kinds: BTreeSet<String>,
+}
+
 impl Kube<'_> {
     /// All Addons; none where the cluster does not know the kind yet.
     ///
@@ -82,54 +90,77 @@ impl Kube<'_> {
     /// nothing any more, the Addon itself. Gives how many objects were there.
     ///
     /// # Errors
-    /// As `addons`; also when a part of the API cannot be looked at, because
-    /// objects could be left there.
+    /// As `addons`; also when a kind that the Addon may have objects of cannot be
+    /// looked at and no other object was found: it may be one of these that it
+    /// needs to be gone.
     pub async fn clear_addon(&self, name: &str) -> Result<usize, KubeError> {
         let path = format!("{ADDONS}/{name}");
         let addon = self.get(&path).await?.unwrap_or_default();
-        let left = self.owned(name, &addon).await?;
+        let (left, mut trouble) = self.owned(name, &addon).await?;
         for object in &left {
-            self.remove(object).await?;
+            trouble = trouble.or(self.remove(object).await.err());
         }
-        if let (true, Some(addon)) = (left.is_empty(), metadata(&addon)) {
-            self.delete(&path, &addon.uid).await?;
+        match (left.is_empty(), trouble) {
+            (true, Some(error)) => return Err(error),
+            (true, None) => {
+                if let Some(addon) = metadata(&addon) {
+                    self.delete(&path, &addon.uid).await?;
+                }
+            }
+            (false, _) => {}
         }
         Ok(left.len())
     }
 
-    /// The Addon's objects of all kinds: which kinds a file had is noted at the
-    /// Addon by k3s from 1.24 on only, and not for an apply that failed half way.
-    async fn owned(&self, name: &str, addon: &Value) -> Result<Vec<Owned>, KubeError> {
-        let mut found = Vec::new();
-        for collection in self.collections(addon["metadata"]["annotations"][KINDS].as_str()).await? {
-            let list = self.get(&format!("{collection}?labelSelector={OWNED}")).await?.unwrap_or_default();
-            found.extend(items(&list).filter_map(|object| owned(object, &collection, name)));
+    /// The Addon's objects of all kinds, and why one of its kinds could not be
+    /// looked at: which kinds a file had is noted at the Addon by k3s from 1.24 on
+    /// only, and not for an apply that failed half way. A kind of somebody else's
+    /// that its own program does not answer for is left out.
+    async fn owned(&self, name: &str, addon: &Value) -> Result<(Vec<Owned>, Option<KubeError>), KubeError> {
+        let kinds = addon["metadata"]["annotations"][KINDS].as_str();
+        let (mut seen, mut trouble) = (Looked::default(), None);
+        for (group, base) in self.groups().await? {
+            let concerns = concerns(&group, kinds);
+            let listed = self.objects_of((&group, &base), name, &mut seen).await;
+            trouble = trouble.or(listed.err().filter(|_| concerns));
         }
-        Ok(found)
+        Ok((seen.found, trouble))
     }
 
-    /// Paths of all collections whose objects can be listed and removed. Of the
-    /// groups that other programs serve those may be down that are not `named`.
-    async fn collections(&self, named: Option<&str>) -> Result<Vec<String>, KubeError> {
+    /// Names and paths of all groups in all their versions.
+    async fn groups(&self) -> Result<Vec<(String, String)>, KubeError> {
         let groups = self.get("/apis").await?.unwrap_or_default();
-        let versions = groups["groups"].as_array().into_iter().flatten().flat_map(versions);
-        let mut collections = Vec::new();
-        let mut known = BTreeSet::new();
-        for (group, base) in std::iter::once(("", "/api/v1".to_owned())).chain(versions) {
-            let resources = match self.get(&base).await {
-                Err(KubeError::Refused { status: 503, .. })
-                    if !named.unwrap_or_default().contains(&format!("{group}/")) =>
-                {
-                    continue;
+        let all = groups["groups"].as_array().into_iter().flatten().flat_map(versions);
+        let all = all.map(|(group, base)| (group.to_owned(), base));
+        Ok(std::iter::once((String::new(), "/api/v1".to_owned())).chain(all).collect())
+    }
+
+    /// Adds the Addon's objects of one version of a group, but for kinds that
+    /// another version has told.
+    async fn objects_of(
+        &self,
+        (group, base): (&str, &str),
+        addon: &str,
+        seen: &mut Looked,
+    ) -> Result<(), KubeError> {
+        // A group that was taken away since it was listed is a 404.
+        let resources = self.get(base).await?.unwrap_or_default();
+        let mut first = Ok(());
+        for name in resources["resources"].as_array().into_iter().flatten().filter_map(removable) {
+            if seen.kinds.contains(&format!("{group}/{name}")) {
+                continue;
+            }
+            let collection = format!("{base}/{name}");
+            match self.get(&format!("{collection}?labelSelector={OWNED}")).await {
+                Ok(list) => {
+                    let list = list.unwrap_or_default();
+                    seen.found.extend(items(&list).filter_map(|object| owned(object, &collection, addon)));
+                    seen.kinds.insert(format!("{group}/{name}"));
                 }
-                // A group that was taken away since it was listed is a 404.
-                answer => answer?.unwrap_or_default(),
-            };
-            let names = resources["resources"].as_array().into_iter().flatten().filter_map(removable);
-            let new = names.filter(|name| known.insert(format!("{group}/{name}")));
-            collections.extend(new.map(|name| format!("{base}/{name}")));
+                Err(error) => first = first.and(Err(error)),
+            }
         }
-        Ok(collections)
+        first
     }
 
     /// Its parts go with it, in the background, as when k3s removes it.
@@ -176,6 +207,18 @@ fn owned(object: &Value, collection: &str, addon: &str) -> Option<Owned> {
         None => format!("{collection}/{}", metadata.name),
     };
     Some(Owned { path, uid: metadata.uid })
+}
+
+/// Whether the Addon may have objects of this group: it says so, or it says
+/// nothing and the group is Kubernetes's own.
+fn concerns(group: &str, kinds: Option<&str>) -> bool {
+    match kinds {
+        Some(kinds) => kinds.split(';').any(|kind| {
+            let named = kind.trim().split_once('/').map_or("", |(group, _)| group);
+            named == group
+        }),
+        None => !group.contains('.') || group.ends_with(".k8s.io"),
+    }
 }
 
 /// Name and paths of a group's versions, the preferred one first.
@@ -240,6 +283,18 @@ mod tests {
         let text = r#"{"metadata":{"name":"ccm","uid":"1"},"spec":{"source":"/x"}}"#;
         let found = addon(&serde_json::from_str(text).unwrap()).unwrap();
         assert_eq!((found.issued_at, found.checksum.as_str()), (None, ""));
+    }
+
+    #[test]
+    fn a_group_of_others_that_does_not_answer_is_in_nobodys_way() {
+        let kinds = Some("/v1, Kind=ConfigMap;apps/v1, Kind=DaemonSet");
+        assert!(
+            concerns("apps", kinds) && !concerns("batch", kinds) && !concerns("broken.example.org", kinds)
+        );
+        assert!(concerns("", kinds) && concerns("", Some("v1, Kind=ConfigMap")));
+        assert!(!concerns("", Some("apps/v1, Kind=DaemonSet")));
+        assert!(concerns("", None) && concerns("rbac.authorization.k8s.io", None));
+        assert!(!concerns("broken.example.org", None));
     }
 
     #[test]

@@ -56,15 +56,20 @@ impl Kube<'_> {
 
     /// Takes all from the Node `name` that calls it a server, in one change: k3s
     /// would else remove a later member of the same host at once, or one with it
-    /// when the Node is deleted. A Node that is gone needs nothing.
+    /// when the Node is deleted. A Node that is gone needs nothing, and one that has
+    /// another member than `member` is another host's that took the name.
     ///
     /// # Errors
-    /// As [`Kube::get`].
-    pub async fn tidy(&self, name: &str) -> Result<(), KubeError> {
+    /// `Conflict` when another Node has its name by now; else as [`Kube::get`].
+    pub async fn tidy(&self, name: &str, member: &str) -> Result<(), KubeError> {
+        let Some(node) = self.node(name).await? else { return Ok(()) };
+        if node.member_name().is_some_and(|own| own != member) {
+            return Ok(());
+        }
         let gone = |names: &[&str]| names.iter().map(|name| ((*name).to_owned(), json!(null))).collect();
         let (labels, notes): (serde_json::Map<_, _>, serde_json::Map<_, _>) =
             (gone(&ROLES), gone(&[REMOVE, REMOVED, MEMBER_NAME, MEMBER_ADDRESS]));
-        let fields = json!({"metadata": {"labels": labels, "annotations": notes}});
+        let fields = json!({"metadata": {"uid": node.metadata.uid, "labels": labels, "annotations": notes}});
         match self.patch(&node_path(name), &fields).await {
             Err(KubeError::Refused { status: 404, .. }) => Ok(()),
             other => other.map(|_| ()),

@@ -10,6 +10,7 @@ pub mod lease;
 mod leave;
 mod node;
 pub mod retired;
+mod token;
 mod version;
 
 use std::time::Duration;
@@ -198,7 +199,7 @@ impl<'a> Kube<'a> {
     ) -> Result<Answer, KubeError> {
         let url = format!("{}{path}", self.base);
         let body = body.as_ref().map(|(media_type, text)| (*media_type, text.as_str()));
-        self.send(Request { method, url: &url, body }, LIMIT).await
+        self.send(Request { method, url: &url, body, basic: None }, LIMIT).await
     }
 
     async fn send(&self, request: Request<'_>, limit: Duration) -> Result<Answer, KubeError> {

@@ -14,6 +14,7 @@ use crate::facts::Fact;
 use crate::facts::runtime::{Containerd, StartRecord};
 use crate::paths::{CNI_DIR, CNI_LOOPBACK, STARTED_BY_AGENT};
 use crate::sys::Root;
+use crate::wire::json;
 
 const STATE: &str = "/var/lib/containerd";
 /// Where the unit itself may be, in systemd's order of precedence.
@@ -81,7 +82,7 @@ pub async fn observe(root: &Root, mounts: &Fact<Vec<Mount>>, main_pid: Option<u3
 /// own record counts.
 fn started_with(root: &Root, main_pid: Option<u32>) -> Fact<Option<String>> {
     let by_agent = root.read(STARTED_BY_AGENT).ok().flatten();
-    let by_agent = by_agent.and_then(|bytes| serde_json::from_slice::<StartRecord>(&bytes).ok());
+    let by_agent = by_agent.and_then(|bytes| json::read::<StartRecord>(&bytes).ok());
     match by_agent.filter(|record| main_pid.is_some() && record.main_pid == main_pid) {
         Some(record) => Fact::Known(record.config),
         None => k3s::started(root, &["containerd"]).map(|record| record.and_then(|record| record.config)),
@@ -135,7 +136,7 @@ fn unusable(name: &str, bytes: &[u8]) -> Option<&'static str> {
     if !is_list && !name.ends_with(".conf") && !name.ends_with(".json") {
         return None;
     }
-    match serde_json::from_slice::<Cni>(bytes) {
+    match json::read::<Cni>(bytes) {
         Err(_) if bytes.trim_ascii().is_empty() => Some("it is empty"),
         Err(_) => Some("it is no JSON of a network"),
         Ok(cni) if is_list && cni.plugins.is_empty() => Some("its list of plugins is empty"),

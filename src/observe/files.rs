@@ -9,10 +9,11 @@ use std::collections::BTreeMap;
 use super::text;
 use crate::facts::k3s_config::Effective;
 use crate::facts::runtime::FileFact;
+use crate::ordered::Ordered as _;
 use crate::paths::{
-    ADOPTED, CNI_DIR, CNI_LOOPBACK, CONTAINERD_CERTS, CONTAINERD_CONFIG, CONTAINERD_DROP_IN, DROP_IN,
-    GENERATIONS, HOSTNAME, HOSTS, K3S_AGENT_UNIT, K3S_CONFIG, K3S_CONFIG_DIR, K3S_LINK, K3S_UNIT, MODULES,
-    SYSCTL,
+    ADOPT_CONFIG, ADOPT_DROP_IN, ADOPT_VARIABLES, ADOPTED, CNI_DIR, CNI_LOOPBACK, CONTAINERD_CERTS,
+    CONTAINERD_CONFIG, CONTAINERD_DROP_IN, DROP_IN, GENERATIONS, HOSTNAME, HOSTS, K3S_AGENT_UNIT, K3S_CONFIG,
+    K3S_CONFIG_DIR, K3S_LINK, K3S_UNIT, MODULES, SYSCTL,
 };
 use crate::plan::writers;
 use crate::sys::Root;
@@ -63,7 +64,7 @@ pub fn observe(root: &Root, generation: Option<u64>) -> BTreeMap<String, FileFac
     }
     paths.push((CNI_LOOPBACK.to_owned(), Show::Text));
     let files = paths.into_iter().filter_map(|(path, show)| Some((path.clone(), file(root, &path, show)?)));
-    files.chain(tools(root)).chain(namers(root)).collect()
+    files.chain(tools(root)).chain(namers(root)).into_map()
 }
 
 /// Programs that name hosts, and where they look for hooks: noted as there, never read.
@@ -90,7 +91,7 @@ pub fn links(root: &Root) -> BTreeMap<String, String> {
     let tools = TOOLS.map(|name| format!("/usr/local/bin/{name}"));
     let wants = ["k3s", "k3s-agent", "containerd"].map(|unit| format!("{WANTS}/{unit}.service"));
     let paths = tools.into_iter().chain(wants).chain([K3S_LINK.to_owned()]);
-    paths.filter_map(|path| Some((path.clone(), root.read_link(&path).ok()??))).collect()
+    paths.filter_map(|path| Some((path.clone(), root.read_link(&path).ok()??))).into_map()
 }
 
 fn fixed() -> Vec<(String, Show)> {
@@ -99,9 +100,13 @@ fn fixed() -> Vec<(String, Show)> {
     let guarded = [K3S_UNIT, K3S_AGENT_UNIT, CONTAINERD_CONFIG, CONTAINERD_DROP_IN].map(str::to_owned);
     let drop_ins = [K3S_UNIT, K3S_AGENT_UNIT].map(|unit| format!("{unit}.d/{DROP_IN}"));
     let environment = ENVIRONMENT_FILES.map(|path| (path.to_owned(), Show::Digest));
-    let guarded = guarded.into_iter().chain(drop_ins).map(|path| (path, Show::Guarded));
-    let own = [(K3S_CONFIG.to_owned(), Show::K3sConfig), (ADOPTED.to_owned(), Show::Digest)];
-    open.chain(guarded).chain(environment).chain(own).collect()
+    let vendors = ["k3s", "k3s-agent"].map(|unit| format!("/usr/lib/systemd/system/{unit}.service"));
+    let guarded = guarded.into_iter().chain(drop_ins).chain(vendors).map(|path| (path, Show::Guarded));
+    let adopting = [K3S_UNIT, K3S_AGENT_UNIT].map(|unit| format!("{unit}.d/{ADOPT_DROP_IN}"));
+    let adopting = adopting.into_iter().chain([ADOPT_VARIABLES, ADOPT_CONFIG, ADOPTED].map(str::to_owned));
+    let adopting = adopting.map(|path| (path, Show::Digest));
+    let own = [(K3S_CONFIG.to_owned(), Show::K3sConfig)];
+    open.chain(guarded).chain(environment).chain(own).chain(adopting).collect()
 }
 
 fn below(root: &Root, directory: &str) -> Vec<String> {
@@ -141,17 +146,27 @@ fn shown(text: &Option<String>, show: Show) -> Option<String> {
     }
 }
 
+/// A line that is continued is one with those after it: an installer writes an
+/// option and its value in two.
 fn guarded(text: &str) -> String {
-    text.split_inclusive('\n').map(guarded_line).collect()
+    let (mut out, mut lines) = (String::new(), Vec::new());
+    for line in text.split_inclusive('\n') {
+        lines.push(line);
+        if !line.trim_end().ends_with('\\') {
+            out.extend(guarded_lines(&std::mem::take(&mut lines)));
+        }
+    }
+    out.extend(guarded_lines(&lines));
+    out
 }
 
-fn guarded_line(line: &str) -> String {
-    let small = line.to_ascii_lowercase();
+fn guarded_lines(lines: &[&str]) -> Vec<String> {
+    let small = lines.concat().to_ascii_lowercase();
     if !SECRET_WORDS.iter().any(|word| small.contains(word)) {
-        return line.to_owned();
+        return lines.iter().map(|line| (*line).to_owned()).collect();
     }
-    let end = if line.ends_with('\n') { "\n" } else { "" };
-    format!("{HIDDEN_LINE}{end}")
+    let hidden = |line: &&str| format!("{HIDDEN_LINE}{}", if line.ends_with('\n') { "\n" } else { "" });
+    lines.iter().map(hidden).collect()
 }
 
 #[cfg(test)]
@@ -165,5 +180,13 @@ mod tests {
         assert!(!shown.contains("canary"));
         assert_eq!(shown.lines().count(), 3);
         assert!(shown.ends_with("ExecStart=/usr/local/bin/k3s server"));
+    }
+
+    #[test]
+    fn a_secret_in_the_line_after_its_option_is_hidden_too() {
+        let unit = "[Service]\nExecStart=/usr/local/bin/k3s \\\n    server \\\n\t'--token' \\\n\t'canary' \\\n\nRestart=always\n";
+        let shown = guarded(unit);
+        assert!(!shown.contains("canary") && shown.ends_with("Restart=always\n"), "{shown}");
+        assert_eq!(shown.lines().count(), unit.lines().count());
     }
 }

@@ -11,26 +11,33 @@ use crate::facts::Fact;
 use crate::facts::ca::ca_hash_of_pem;
 use crate::facts::k3s_config::{Effective, Layer, parse_layer};
 use crate::facts::overrides::Override;
-use crate::facts::runtime::{DataDisk, K3s, NodePassword, StartRecord};
+use crate::facts::runtime::{DataDisk, K3s, NodePassword, StartRecord, Unit};
+use crate::ordered::Ordered as _;
 use crate::paths::{
-    DATA_DISK, K3S_CONFIG, K3S_CONFIG_DIR, K3S_DATA, K3S_ETCD, K3S_ETCD_NAME, K3S_LINK, K3S_STORE,
-    NODE_PASSWORD, NODE_PASSWORD_COPY, started_with,
+    DATA_DISK, K3S_CONFIG, K3S_CONFIG_DIR, K3S_DATA, K3S_ETCD, K3S_ETCD_NAME, K3S_LINK, K3S_STARTED_BY_AGENT,
+    K3S_STORE, NODE_PASSWORD, NODE_PASSWORD_COPY, started_with,
 };
 use crate::plan::binary::{Look, printed_version};
+use crate::plan::empty;
 use crate::role::version::K3sVersion;
 use crate::sys::Root;
+use crate::wire::json;
 use crate::wire::secret::{fingerprint, sha256_hex};
-use crate::{binary, upgrade};
+use crate::{binary, rotation, upgrade};
 
-/// k3s as installed and as it last started.
-pub async fn observe(root: &Root) -> K3s {
-    let started = started(root, &["k3s", "k3s-agent"]);
+/// Units of which at most one runs.
+const UNITS: [&str; 2] = ["k3s", "k3s-agent"];
+
+/// k3s as installed and as it last started; `main_pid` is its process, 0 for none.
+pub async fn observe(root: &Root, main_pid: u32) -> K3s {
+    let started = started_now(root, main_pid);
     K3s {
         version: version(root).await,
         store: store(root),
         effective: effective(root),
         drop_ins: drop_ins(root),
         started_with: started.clone().map(|record| record.and_then(|record| record.effective)),
+        accepted: started.known().cloned().flatten().and_then(|record| record.accepted),
         started_binary: started.map(|record| record.and_then(|record| record.binary)),
         has_datastore: has_datastore(root),
         etcd_member: etcd_member(root),
@@ -38,6 +45,7 @@ pub async fn observe(root: &Root) -> K3s {
         remains: remains(root),
         tombstone: tombstone(root),
         etcd_name_empty: etcd_name_empty(root),
+        empty_files: empty::known().filter(|path| matches!(root.plain_size(path), Ok(Some(0)))).collect(),
         node_password: node_password(root),
         overrides: all_overrides(root),
         server_token: server_token(root),
@@ -46,8 +54,24 @@ pub async fn observe(root: &Root) -> K3s {
     }
 }
 
-/// `K10HASH::server:PASSWORD`, as k3s writes it (k3s: pkg/server/server.go).
+/// Of a change that was cut, the token before it: that is what the record in the
+/// datastore may still be under.
 fn server_token(root: &Root) -> Option<String> {
+    rotation::load(root).map(|begun| begun.former).or_else(|| token_file(root))
+}
+
+/// Names the password with which agents join, as k3s on this server holds it: its
+/// servers have to agree on it, and k3s compares it with nobody's.
+#[must_use]
+pub fn agent_token(root: &Root) -> Option<String> {
+    let text = root.read_text(&format!("{K3S_DATA}/server/agent-token")).ok().flatten()?;
+    let (_, user) = text.trim_end().strip_prefix("K10")?.split_once("::")?;
+    let (_, password) = user.split_once(':')?;
+    (!password.is_empty()).then(|| fingerprint(password.as_bytes()))
+}
+
+/// `K10HASH::server:PASSWORD`, as k3s writes it (k3s: pkg/server/server.go).
+fn token_file(root: &Root) -> Option<String> {
     let text = root.read_text(&format!("{K3S_DATA}/server/token")).ok().flatten()?;
     let (_, password) = text.trim_end().strip_prefix("K10")?.split_once("::server:")?;
     (!password.is_empty()).then(|| fingerprint(password.as_bytes()))
@@ -154,7 +178,35 @@ fn store(root: &Root) -> BTreeMap<String, String> {
         (_, Look::Short { .. }) => None,
         (record, _) => Some((version, record.sha256)),
     };
-    binary::versions(root).into_iter().filter_map(whole).collect()
+    binary::versions(root).into_iter().filter_map(whole).into_map()
+}
+
+/// The process of k3s, 0 for none, by the states of units.
+#[must_use]
+pub fn main_pid(units: &BTreeMap<String, Fact<Unit>>) -> u32 {
+    let of = |name: &&str| units.get(*name)?.known().map(|unit| unit.main_pid).filter(|pid| *pid != 0);
+    UNITS.iter().find_map(of).unwrap_or(0)
+}
+
+/// Names what the gate has recorded of k3s's starts; it replaces its record each time.
+#[must_use]
+pub fn gate_stamp(root: &Root) -> Option<String> {
+    let seen = UNITS.map(|unit| binary::seen(root, &started_with(unit)).ok().flatten());
+    seen.iter().any(Option::is_some).then(|| format!("{seen:?}"))
+}
+
+/// What the running k3s was started with. Where a job of ours began another process
+/// and the gate has recorded nothing since, the agent's own record counts.
+fn started_now(root: &Root, main_pid: u32) -> Fact<Option<StartRecord>> {
+    let by_agent = root.read(K3S_STARTED_BY_AGENT).ok().flatten();
+    let by_agent = by_agent.and_then(|bytes| json::read::<StartRecord>(&bytes).ok());
+    let is_of_it = |record: &StartRecord| {
+        main_pid != 0 && record.main_pid != Some(main_pid) && record.gate == gate_stamp(root)
+    };
+    match by_agent.filter(is_of_it) {
+        Some(record) => Fact::Known(Some(record)),
+        None => started(root, &UNITS),
+    }
 }
 
 /// The newest record of the gate for one of `units`; none when none of them
@@ -171,7 +223,7 @@ pub fn started(root: &Root, units: &[&str]) -> Fact<Option<StartRecord>> {
         Ok(content) => content.unwrap_or_default(),
         Err(error) => return text::because(&error),
     };
-    match serde_json::from_slice(&content) {
+    match json::read(&content) {
         Ok(record) => Fact::Known(Some(record)),
         Err(error) => Fact::unknown(format!("{path}: {}", Chain(&error))),
     }

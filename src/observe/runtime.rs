@@ -15,6 +15,7 @@ use crate::facts::runtime::{GenerationFact, Generations, PinnedIdentity, Runtime
 use crate::mirrors;
 use crate::paths::{CNI_DIR, CNI_LOOPBACK, GENERATIONS, IDENTITY, generation_file};
 use crate::sys::{Root, statefile};
+use crate::wire::json;
 
 /// What runs on the host, and what our files hold.
 pub async fn observe(
@@ -26,7 +27,7 @@ pub async fn observe(
     let main_pid = units.get("containerd").and_then(Fact::known).map(|unit| unit.main_pid);
     Runtime {
         containerd: containerd::observe(root, mounts, main_pid.filter(|pid| *pid != 0)).await,
-        k3s: k3s::observe(root).await,
+        k3s: k3s::observe(root, k3s::main_pid(units)).await,
         units: units.clone(),
         files: files::observe(root, generations.current.as_ref().map(|current| current.number)),
         links: files::links(root),
@@ -84,7 +85,7 @@ struct Manifest {
 
 fn digest(root: &Root, number: u64) -> Option<String> {
     let bytes = root.read(&generation_file(number, "manifest.json")).ok()??;
-    let manifest: Manifest = serde_json::from_slice(&bytes).ok()?;
+    let manifest: Manifest = json::read(&bytes).ok()?;
     (manifest.schema == 1).then_some(manifest.digest)
 }
 
@@ -108,7 +109,7 @@ fn cni_file(root: &Root, name: String) -> String {
         name: String,
     }
     let content = root.read(&format!("{CNI_DIR}/{name}")).ok().flatten().unwrap_or_default();
-    match serde_json::from_slice::<Cni>(&content) {
+    match json::read::<Cni>(&content) {
         Ok(cni) => format!("{name}: {}", cni.name),
         Err(_) => name,
     }

@@ -14,6 +14,7 @@ use crate::inventory::Inventory;
 use crate::paths;
 use crate::sys::root::FileError;
 use crate::sys::{Root, entries, host, machine};
+use crate::wire::json;
 
 /// Directories of snapshotters below containerd's root.
 const PREFIX: &str = "io.containerd.snapshotter.v1.";
@@ -71,7 +72,7 @@ fn look(root: &Root) -> Fact<Look> {
         Ok(None) => return Fact::unknown("nobody has looked in this boot"),
         Err(error) => return text::because(&error),
     };
-    match serde_json::from_slice::<Look>(&bytes) {
+    match json::read::<Look>(&bytes) {
         Ok(look) if !root.is_host() || Some(&look.boot_id) == host::boot_id(root).ok().as_ref() => {
             Fact::Known(look)
         }

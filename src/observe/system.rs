@@ -9,6 +9,7 @@ use super::mounts::Mount;
 use super::text;
 use crate::facts::Fact;
 use crate::facts::system::{Cgroup, CgroupVersion, OsRelease, System, Time};
+use crate::ordered::Ordered as _;
 use crate::sys::{Clock, Root};
 
 const CGROUP: &str = "/sys/fs/cgroup";
@@ -71,7 +72,7 @@ fn parse_os_release(content: &str) -> Option<OsRelease> {
         .lines()
         .filter_map(|line| line.trim().split_once('='))
         .map(|(key, value)| (key.trim(), unquote(value.trim())))
-        .collect();
+        .into_map();
     let value = |key: &str| pairs.get(key).cloned().unwrap_or_default();
     let id = value("ID");
     (!id.is_empty()).then(|| OsRelease {
@@ -163,7 +164,7 @@ fn time(root: &Root, clock: Clock) -> Time {
 
 fn sysctls(root: &Root) -> BTreeMap<String, Fact<String>> {
     let value = |name: &str| text::kernel(root, &format!("/proc/sys/{}", name.replace('.', "/")));
-    SYSCTLS.iter().map(|name| ((*name).to_owned(), value(name))).collect()
+    SYSCTLS.iter().map(|name| ((*name).to_owned(), value(name))).into_map()
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::fixture::{Tree, debian, rhel_7};
-use super::{Clock, Fact, HostFacts, Root, host};
+use super::{Clock, Fact, HostFacts, Root, host, k3s};
 use crate::facts::runtime::{Unit, pinned_server};
 use crate::facts::system::CgroupVersion;
 use crate::paths;
@@ -246,4 +246,17 @@ async fn this_machine_is_read_without_a_panic() {
     assert!(facts.hardware.memory.known().unwrap().total_bytes > 0);
     assert!(facts.identity.hostname.kernel.known().is_some());
     assert!(facts.network.interfaces.known().is_some());
+}
+
+#[test]
+fn the_agents_token_is_told_by_a_name_alone() {
+    let tree = Tree::new();
+    assert_eq!(k3s::agent_token(&tree.root()), None);
+    let path = format!("{}/server/agent-token", paths::K3S_DATA);
+    // Without one of their own agents join with the servers', to which it is a link.
+    for user in ["node", "server"] {
+        tree.file(&path, format!("K10{}::{user}:{CANARY}\n", "ab".repeat(32)));
+        let wanted = crate::wire::secret::fingerprint(CANARY.as_bytes());
+        assert_eq!(k3s::agent_token(&tree.root()), Some(wanted));
+    }
 }

@@ -89,7 +89,8 @@ pub fn look(record: &Record, found: Option<Seen>) -> Look {
     match record.seen {
         _ if found.size == 0 => Look::Short { size: Some(0) },
         Some(seen) if found.size < seen.size => Look::Short { size: Some(found.size) },
-        Some(seen) if found == seen => Look::Same,
+        // Device numbers may be others after each boot (device-mapper, btrfs).
+        Some(seen) if found == (Seen { dev: found.dev, ..seen }) => Look::Same,
         _ => Look::Other,
     }
 }
@@ -133,10 +134,12 @@ pub fn is_version(printed: &str, wanted: &str) -> Result<(), String> {
 }
 
 /// The version in `k3s version v1.36.2+k3s1 (0123abcd)` and a line about Go
-/// (k3s: pkg/cli/cmds/root.go).
+/// (k3s: pkg/cli/cmds/root.go). The first word is the name of the file that was run:
+/// `k3s.new` before it is put in its place.
 #[must_use]
 pub fn printed_version(printed: &str) -> Option<String> {
-    let version = printed.strip_prefix("k3s version ")?.split_whitespace().next()?;
+    let (name, rest) = printed.split_once(" version ").filter(|(name, _)| name.starts_with("k3s"))?;
+    let version = rest.split_whitespace().next().filter(|_| !name.contains(char::is_whitespace))?;
     version.parse::<K3sVersion>().ok().map(String::from)
 }
 
@@ -188,12 +191,12 @@ mod tests {
     fn only_what_is_shorter_cannot_be_whole() {
         let at = |found| look(&record(), found);
         assert_eq!(at(Some(SEEN)), Look::Same);
+        assert_eq!(at(Some(Seen { dev: 1, ..SEEN })), Look::Same, "the number of its disk in another boot");
         assert_eq!(at(None), Look::Short { size: None });
         assert_eq!(at(Some(Seen { size: 0, ..SEEN })), Look::Short { size: Some(0) });
         assert_eq!(at(Some(Seen { size: 99, ..SEEN })), Look::Short { size: Some(99) });
         for other in [
             Seen { size: 101, ..SEEN },
-            Seen { dev: 1, ..SEEN },
             Seen { inode: 1, ..SEEN },
             Seen { mtime: 1, ..SEEN },
             Seen { ctime: 1, ..SEEN },
@@ -209,6 +212,7 @@ mod tests {
     fn a_program_of_another_version_or_none_is_told() {
         let says = |printed| is_version(printed, "v1.31.4+k3s1");
         assert_eq!(says("k3s version v1.31.4+k3s1 (a562d090)\ngo version go1.22.9"), Ok(()));
+        assert_eq!(says("k3s.new version v1.31.4+k3s1 (a562d090)\ngo version go1.22.9"), Ok(()));
         let other = says("k3s version v1.31.4+k3s2 (a562d090)\n").unwrap_err();
         assert_eq!(other, "it says that it is v1.31.4+k3s2, wanted v1.31.4+k3s1");
         assert_eq!(says("bash 5\n").unwrap_err(), "it is no k3s: as its version it prints `bash 5`");

@@ -78,7 +78,7 @@ fn without_datastore(inputs: Inputs<'_>, duty: &Duty) -> Result<Start, WaitingOn
     });
     match (&cluster.ca_hash, others(duty).next().is_none()) {
         (Some(_), false) => Ok(Start::Join),
-        (Some(_), true) if cluster.init => Err(datastore_missing().into()),
+        (Some(_), true) if cluster.init || was_member => Err(datastore_missing().into()),
         (Some(_), true) => Err(WaitingOn::Server),
         (None, _) if !cluster.init => Err(WaitingOn::FirstServer),
         (None, _) if was_member => Err(datastore_missing().into()),
@@ -98,7 +98,7 @@ fn datastore_missing() -> Refusal {
     Refusal::new(
         "EB-datastore-missing",
         "this host was a member of etcd, and its datastore is gone; starting now would form a second, empty cluster",
-        "restore a snapshot, or raise the site's epoch at the central service",
+        forks::RESTORE,
     )
 }
 

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::refusal::Refusal;
 use crate::facts::network::{Cidr, Interface};
+use crate::ordered::Ordered as _;
 
 /// Between two looks of a node that runs, in seconds.
 const EVERY_S: u64 = 30 * 60;
@@ -70,7 +71,7 @@ pub struct Look {
 #[must_use]
 pub fn own_macs(interfaces: &[Interface]) -> BTreeSet<String> {
     let macs = interfaces.iter().flat_map(|nic| [nic.mac.known(), nic.permanent_mac.known()]);
-    macs.flatten().cloned().collect()
+    macs.flatten().cloned().into_set()
 }
 
 /// Hardware addresses that have `ip` or probe for it, in the order in which they

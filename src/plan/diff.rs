@@ -41,6 +41,9 @@ pub struct Changes {
     /// Files of k3s to put back.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub restores: Vec<String>,
+    /// Empty files of k3s that go before it starts.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub empty: Vec<String>,
     /// The snapshotter to record, and work on its pool.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub storage: Vec<String>,
@@ -93,6 +96,7 @@ impl Changes {
             leaves,
             quarantines,
             restores,
+            empty,
             storage,
             images,
             units,
@@ -109,6 +113,7 @@ impl Changes {
             && leaves.is_empty()
             && quarantines.is_empty()
             && restores.is_empty()
+            && empty.is_empty()
             && storage.is_empty()
             && images.is_empty()
             && units.is_empty()
@@ -142,6 +147,7 @@ pub fn changes(plan: &Plan, facts: &HostFacts) -> Changes {
         leaves: leaves(plan),
         quarantines: plan.quarantines.iter().map(|item| item.path.clone()).collect(),
         restores: plan.restores.iter().map(|item| item.path.clone()).collect(),
+        empty: plan.empty.iter().flat_map(|empty| empty.paths.iter().cloned()).collect(),
         units: plan.units.iter().flat_map(|unit| unit_changes(unit, facts)).collect(),
         pending: plan.units.iter().filter_map(pending).collect(),
     }

@@ -7,7 +7,7 @@
 //! known.
 
 use super::refusal::Refusal;
-use super::roles;
+use super::{keys, roles};
 use crate::facts::HostFacts;
 use crate::facts::k3s_config::{Effective, Layer};
 use crate::facts::overrides::Override;
@@ -210,11 +210,16 @@ pub fn pins_ca(is_pinned: bool) -> Option<Refusal> {
     })
 }
 
+/// How a member comes back whose datastore is gone, where no other server has it.
+pub(super) const RESTORE: &str = "restore a snapshot: `edge-bootstrap pause --for 1h --reason restore`, \
+     `k3s server --cluster-reset --cluster-reset-restore-path=FILE`, `edge-bootstrap resume`; \
+     or raise the site's epoch at the central service";
+
 fn missing() -> Refusal {
     Refusal::new(
         "EB-datastore-missing",
         "this host was a member of etcd, its datastore is gone, and its configuration names no server to join; k3s would form a second, empty cluster",
-        "restore a snapshot, or raise the site's epoch at the central service",
+        RESTORE,
     )
 }
 
@@ -324,7 +329,8 @@ pub fn override_breaks(
 ) -> Option<Refusal> {
     let in_force = overrides.iter().filter(|over| over.wins || !config.0.contains_key(&over.key));
     in_force.into_iter().find_map(|over| {
-        let why = breaks(&over.key, &over.value, identity)?;
+        let flag = || keys::breaks_start(&over.key, &over.value, &identity.node_name);
+        let why = breaks(&over.key, &over.value, identity).or_else(flag)?;
         Some(overridden(&format!("{} in {}", over.name, over.path), &over.path, why))
     })
 }
@@ -337,7 +343,8 @@ pub fn drop_in_breaks(main: &Effective, layers: &[Layer], identity: &PinnedIdent
     entries.find_map(|(key, values)| {
         let name = key.trim_end_matches('+');
         let value = values.last().map_or("", String::as_str);
-        let why = breaks(name, value, identity).or_else(|| differs(main, name, values))?;
+        let flag = || values.iter().find_map(|one| keys::breaks_start(name, one, &identity.node_name));
+        let why = breaks(name, value, identity).or_else(flag).or_else(|| differs(main, name, values))?;
         Some(overridden(&format!("{name} in {}", paths::K3S_CONFIG_DIR), paths::K3S_CONFIG_DIR, why))
     })
 }

@@ -134,6 +134,18 @@ pub enum RestoreFrom {
     Text(String),
 }
 
+/// Files of k3s with nothing in them, which go before it starts: it makes anew
+/// what is missing, and ends at what is empty.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PlannedEmpty {
+    /// Absolute paths below the root.
+    pub paths: Vec<String>,
+    /// Unit that must be down while they are removed.
+    pub needs_stopped: String,
+    /// Why they go.
+    pub reason: String,
+}
+
 /// A file by digest that must be in the store before the commit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PlannedArtifact {

@@ -6,7 +6,7 @@
 
 use super::item::{PlannedFile, Wanted};
 use super::refusal::Refusal;
-use super::{Inputs, Plan, forks, keys, retire, rules, units};
+use super::{Inputs, Plan, empty, forks, keys, retire, rules, units};
 use crate::facts::k3s_config::Effective;
 use crate::paths;
 use crate::role::Role;
@@ -166,10 +166,13 @@ fn keys_of_the_version(plan: &Plan, inputs: Inputs<'_>) -> Vec<Refusal> {
     let kind = (version, duty.role);
     let planned = with_paths(&Effective::default(), plan.files.last());
     let layers = inputs.facts.runtime.k3s.drop_ins.known().map_or(&[][..], Vec::as_slice);
+    let started = inputs.facts.runtime.k3s.started_with.known().and_then(Option::as_ref);
     let critical = || keys::critical(&planned, &with_paths(&generation.effective, plan.files.last()));
     let rules = [
         keys::written(&planned, kind),
-        keys::drop_in_refused(layers, kind),
+        keys::drop_in_refused(layers, kind, started),
+        keys::drop_in_flag(layers),
+        keys::drop_in_value(layers),
         critical().filter(|_| duty.role == Role::Server),
     ];
     rules.into_iter().flatten().collect()
@@ -258,7 +261,7 @@ fn server_refused(plan: &Plan, inputs: Inputs<'_>, effective: &Effective) -> Opt
 }
 
 /// Only the datastore and containerd's store are moved aside, only two files are
-/// put back (invariant 7).
+/// put back, and only what k3s makes anew is removed (invariant 7).
 fn mending(plan: &Plan) -> Option<Refusal> {
     let stores = [paths::K3S_ETCD, paths::CONTAINERD_ROOT];
     let moved =
@@ -266,7 +269,8 @@ fn mending(plan: &Plan) -> Option<Refusal> {
     let places = [paths::K3S_ETCD_NAME, paths::NODE_PASSWORD];
     let put_back =
         plan.restores.iter().map(|item| &item.path).filter(|path| !places.contains(&path.as_str()));
-    moved.chain(put_back).next().map(|path| outside(path))
+    let emptied = plan.empty.iter().flat_map(|empty| &empty.paths).filter(|path| !empty::may_go(path));
+    moved.chain(put_back).chain(emptied).next().map(|path| outside(path))
 }
 
 fn unreadable(inputs: Inputs<'_>) -> Option<Refusal> {

@@ -12,6 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::item::PlannedFile;
+use crate::ordered::Ordered as _;
 use crate::role::{Assignment, Duty, Role};
 use crate::wire::secret::sha256_hex;
 
@@ -26,7 +27,8 @@ const WITHDRAWN: &str = "# Withdrawn: k3s removes what it made of this file.\n";
 /// What the cluster and this host's disk show.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Seen {
-    /// Names of the Nodes that are Ready.
+    /// Names of the Nodes that are Ready and run the control plane: a host may be
+    /// assigned a server and still be an agent.
     pub ready: BTreeSet<String>,
     /// Addons whose names begin as ours do.
     pub addons: Vec<SeenAddon>,
@@ -77,6 +79,23 @@ pub struct Turn {
     pub waits: Vec<String>,
     /// Addons about which a newer assignment decides than this host's.
     pub newer: Vec<String>,
+    /// When the newest of these assignments was issued, in seconds since 1970.
+    pub newest: u64,
+}
+
+impl Turn {
+    fn yields(&mut self, addon: &str, decided: Option<u64>) {
+        self.newer.push(addon.to_owned());
+        self.newest = self.newest.max(decided.unwrap_or(0));
+    }
+
+    /// Addons whose objects are being removed.
+    pub fn cleared(&self) -> impl Iterator<Item = &str> {
+        self.acts.iter().filter_map(|act| match act {
+            Act::Clear(addon) => Some(addon.as_str()),
+            _ => None,
+        })
+    }
 }
 
 /// The files of an assignment; none for an agent.
@@ -141,8 +160,9 @@ pub fn turn(assignment: &Assignment, planned: &[PlannedFile], seen: &Seen) -> Tu
         return Turn::default();
     };
     let me = duty.node.name.as_str();
-    let servers = assignment.room.iter().filter(|host| host.role == Role::Server).map(|it| it.name.as_str());
-    let writer = servers.chain([me]).filter(|name| seen.ready.contains(*name)).min();
+    // Whoever is told of no room cannot tell whose servers the others are: one writes all the same.
+    let counts = |name: &&str| assignment.room.is_empty() || *name == me || is_server(assignment, name);
+    let writer = seen.ready.iter().map(String::as_str).find(counts);
     let mut turn = Turn { writer: writer.map(str::to_owned), ..Turn::default() };
     match writer {
         Some(writer) if writer == me => {
@@ -159,13 +179,17 @@ pub fn turn(assignment: &Assignment, planned: &[PlannedFile], seen: &Seen) -> Tu
     turn
 }
 
+fn is_server(assignment: &Assignment, name: &str) -> bool {
+    assignment.room.iter().any(|host| host.role == Role::Server && host.name.as_str() == name)
+}
+
 fn keep(file: &PlannedFile, mine: u64, seen: &Seen, turn: &mut Turn) {
     let name = addon_of(file);
     let addon = seen.addons.iter().find(|addon| addon.name == name);
     let is_taken = addon.is_some_and(|addon| addon.checksum == file.sha256());
     let decided = addon.and_then(|addon| addon.issued_at);
     if decided > Some(mine) && !is_taken {
-        turn.newer.push(name.to_owned());
+        turn.yields(name, decided);
         remove(file_name(file), seen, turn);
         return;
     }
@@ -178,7 +202,7 @@ fn keep(file: &PlannedFile, mine: u64, seen: &Seen, turn: &mut Turn) {
 /// Addons with our note, or with a file of ours: any other is a person's.
 fn ours(seen: &Seen) -> BTreeSet<&str> {
     let noted = seen.addons.iter().filter(|addon| addon.issued_at.is_some()).map(|addon| addon.name.as_str());
-    noted.chain(seen.files.keys().filter_map(|name| name.strip_suffix(".yaml"))).collect()
+    noted.chain(seen.files.keys().filter_map(|name| name.strip_suffix(".yaml"))).into_set()
 }
 
 fn withdraw(name: &str, mine: u64, seen: &Seen, turn: &mut Turn) {
@@ -186,7 +210,7 @@ fn withdraw(name: &str, mine: u64, seen: &Seen, turn: &mut Turn) {
     let decided = addon.and_then(|addon| addon.issued_at);
     let file = withdrawn(name);
     if decided > Some(mine) {
-        turn.newer.push(name.to_owned());
+        turn.yields(name, decided);
         return remove(file_name(&file), seen, turn);
     }
     if decided < Some(mine) {

@@ -75,12 +75,24 @@ fn settle(assignment: &Assignment, seen: &mut Seen) -> usize {
 fn only_the_ready_server_of_the_lowest_name_writes() {
     let own = assignment("b", "10:00", &[("eb-base.yaml", "kind: X")]);
     let writer = |names: &[&str]| turn(&own, &files(&own), &ready(names)).writer;
-    assert_eq!(writer(&["0", "a", "b", "c"]).as_deref(), Some("a"), "an agent never is");
+    assert_eq!(
+        writer(&["0", "a", "b", "c"]).as_deref(),
+        Some("a"),
+        "an agent never is, whatever its Node says"
+    );
     assert_eq!(writer(&["b", "c"]).as_deref(), Some("b"));
     assert_eq!(writer(&["0"]), None);
     assert!(turn(&own, &files(&own), &ready(&["a", "b"])).acts.is_empty());
     let acts = turn(&own, &files(&own), &ready(&["b", "c"])).acts;
     assert!(matches!(&acts[..], [Act::Claim { is_new: true, .. }, Act::Write(_)]), "{acts:?}");
+}
+
+#[test]
+fn without_a_list_of_the_room_one_server_writes_all_the_same() {
+    let alone =
+        |me: &str| Assignment { room: Vec::new(), ..assignment(me, "10:00", &[("eb-base.yaml", "kind: X")]) };
+    let writes = |me: &str| !turn(&alone(me), &files(&alone(me)), &ready(&["a", "b"])).acts.is_empty();
+    assert!(writes("a") && !writes("b"));
 }
 
 #[test]
@@ -138,6 +150,7 @@ fn an_older_assignment_takes_nothing_away_and_changes_nothing() {
     let turn = turn(&own, &files(&own), &seen);
     assert_eq!(turn.acts, [Act::Remove(path("eb-base.yaml"))]);
     assert_eq!(turn.newer, ["eb-base", "eb-more"]);
+    assert_eq!(turn.newest, own.issued_at.unwrap() + 3600);
 }
 
 #[test]

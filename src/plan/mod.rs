@@ -13,6 +13,7 @@ pub mod config;
 pub mod conflict;
 pub mod containerd;
 pub mod diff;
+pub mod empty;
 pub mod etcd;
 pub mod fingerprint;
 pub mod forks;
@@ -49,9 +50,9 @@ use serde_json::json;
 
 pub use address::PlannedAddress;
 pub use item::{
-    PlannedArtifact, PlannedFile, PlannedGeneration, PlannedHostname, PlannedImage, PlannedLink,
-    PlannedQuarantine, PlannedRemoval, PlannedRestore, PlannedStorage, PlannedUnit, PoolAct, PoolSpace,
-    PoolWish, RestoreFrom, Sensitivity, Wanted,
+    PlannedArtifact, PlannedEmpty, PlannedFile, PlannedGeneration, PlannedHostname, PlannedImage,
+    PlannedLink, PlannedQuarantine, PlannedRemoval, PlannedRestore, PlannedStorage, PlannedUnit, PoolAct,
+    PoolSpace, PoolWish, RestoreFrom, Sensitivity, Wanted,
 };
 pub use lint::{CheckedPlan, check};
 pub use refusal::{Refusal, WaitingOn};
@@ -134,6 +135,8 @@ pub struct Plan {
     pub quarantines: Vec<PlannedQuarantine>,
     /// Files of k3s that are put back, after that.
     pub restores: Vec<PlannedRestore>,
+    /// Empty files of k3s that go before it starts.
+    pub empty: Option<PlannedEmpty>,
     /// The snapshotter, and what its pool needs before containerd starts.
     pub storage: Option<PlannedStorage>,
     /// Archives whose images shall be in containerd's store; brought after the units are up.
@@ -229,6 +232,7 @@ fn node_plan(inputs: Inputs<'_>, duty: &Duty) -> Result<Plan, WaitingOn> {
         removals: removals(inputs, duty),
         quarantines: members::quarantines(inputs, duty),
         restores: members::restores(inputs, duty),
+        empty: empty::decide(inputs, duty, start),
         storage: Some(snapshotter.storage),
         images: images::missing(inputs, duty),
         manifests: manifests::planned(duty),
@@ -343,6 +347,7 @@ pub fn to_json(plan: &Plan) -> serde_json::Value {
         "removals": plan.removals,
         "quarantines": plan.quarantines,
         "restores": plan.restores,
+        "empty": plan.empty,
         "storage": plan.storage,
         "images": plan.images,
         "manifests": plan.manifests.iter().map(file_json).collect::<Vec<_>>(),

@@ -9,6 +9,7 @@ use super::item::{PlannedFile, PlannedGeneration, PlannedUnit, Wanted};
 use super::{Inputs, etcd, keys, members, units};
 use crate::facts::k3s_config::Effective;
 use crate::facts::runtime::Unit;
+use crate::ordered::Ordered as _;
 use crate::paths;
 use crate::role::{Duty, Role};
 
@@ -84,6 +85,8 @@ fn containerd_restart(inputs: Inputs<'_>, files: &[PlannedFile]) -> Option<Strin
     match inputs.facts.runtime.containerd.started_with.known() {
         Some(Some(started)) if *started == planned => None,
         Some(Some(_)) => Some("its configuration changed".to_owned()),
+        // With the kubelet, with which it must agree on cgroups.
+        Some(None) if inputs.facts.runtime.k3s.accepted.is_some() => None,
         Some(None) => Some("it runs without our configuration".to_owned()),
         None => None,
     }
@@ -94,7 +97,13 @@ fn k3s_restart(inputs: Inputs<'_>, duty: &Duty, planned: &Effective, binary: Opt
     let k3s = &inputs.facts.runtime.k3s;
     // Without a record of the start, what lies on disk is what it read.
     let started = k3s.started_with.known().and_then(Option::as_ref).or(k3s.effective.known())?;
-    let changed = changed_keys(started, planned);
+    let mut changed = changed_keys(started, planned);
+    if let Some(accepted) = &k3s.accepted {
+        let since = changed_keys(accepted, planned);
+        // Once containerd was started on our file alone, the kubelet must follow.
+        let is_alone = matches!(inputs.facts.runtime.containerd.started_with.known(), Some(Some(_)));
+        changed.retain(|key| since.contains(key) || is_alone && key == "kubelet-arg");
+    }
     if !changed.is_empty() {
         return Some(format!("changed: {}", changed.join(", ")));
     }
@@ -127,7 +136,7 @@ fn other_binary(inputs: Inputs<'_>, duty: &Duty, wanted: &str) -> Option<String>
 /// Keys whose effective value differs and matters to a running k3s.
 #[must_use]
 pub fn changed_keys(old: &Effective, new: &Effective) -> Vec<String> {
-    let all: std::collections::BTreeSet<&String> = old.0.keys().chain(new.0.keys()).collect();
+    let all: std::collections::BTreeSet<&String> = old.0.keys().chain(new.0.keys()).into_set();
     all.into_iter()
         .filter(|key| !keys::waits_for_start(key))
         .filter(|key| values(old, key) != values(new, key))
@@ -148,10 +157,12 @@ fn values(effective: &Effective, key: &str) -> Vec<String> {
 }
 
 /// A server that is up in a room with other servers restarts only under the
-/// room's Lease; dead units and first starts are exempt.
+/// room's Lease; dead units and first starts are exempt. A list without others may
+/// be older than the room: with a datastore of etcd the cluster is asked first.
 fn needs_lease(inputs: Inputs<'_>, duty: &Duty) -> bool {
     let up = unit(inputs, units::K3S).is_some_and(|unit| unit.active == "active");
-    duty.role == Role::Server && up && !duty.cluster.servers.is_empty()
+    let shares = inputs.facts.runtime.k3s.has_datastore.known() != Some(&false);
+    duty.role == Role::Server && up && (shares || !duty.cluster.servers.is_empty())
 }
 
 #[cfg(test)]

@@ -116,6 +116,7 @@ pub(super) fn facts_after(inputs: Inputs<'_>, duty: &Duty) -> HostFacts {
     k3s.has_datastore = std::mem::take(&mut k3s.has_datastore).map(|_| false);
     (k3s.etcd_member, k3s.ca_hash) = (Fact::Known(None), Fact::Known(None));
     (k3s.tombstone, k3s.etcd_name_empty) = (Fact::Known(false), Fact::Known(false));
+    k3s.empty_files.clear();
     for name in [units::K3S, units::K3S_AGENT] {
         if let Some(Fact::Known(unit)) = runtime.units.get_mut(name.trim_end_matches(".service")) {
             (unit.active, unit.main_pid) = ("inactive".to_owned(), 0);

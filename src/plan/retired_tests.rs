@@ -158,6 +158,9 @@ fn the_ready_server_of_the_lowest_name_carries_it_out() {
     assert!(!is_mine(&own, &nodes));
     nodes[0].is_ready = false;
     assert!(is_mine(&own, &nodes));
+    // One that shall become an agent, and waits for just this, is still a server.
+    nodes.last_mut().unwrap().is_server = true;
+    assert!(is_mine(&own, &nodes));
     nodes[1].is_ready = false;
     assert!(!is_mine(&own, &nodes));
 }

@@ -3,10 +3,12 @@
 //! Owns the rule: the server token is the key of the CA record in the datastore
 //! (k3s: pkg/cluster/storage.go), so a member that starts with another one than
 //! the record's does not come up. A new token of the assignment therefore stays
-//! out of the token file until k3s on this host holds it. Changes no token.
+//! out of the token file until k3s on this host holds it. Says when it can be
+//! made to, and changes no token.
 
 use super::refusal::Refusal;
 use crate::facts::HostFacts;
+use crate::role::version::K3sVersion;
 use crate::role::words::TokenText;
 use crate::role::{Duty, Role};
 use crate::wire::secret::fingerprint;
@@ -14,6 +16,9 @@ use crate::wire::secret::fingerprint;
 /// A start that failed this often with the former token is tried with the new
 /// one: the cluster may have changed it while this host was down.
 const TOO_MANY_RESTARTS: u32 = 3;
+/// After so many starts with one of both the other one has its turn: whatever else
+/// kept k3s from starting must not leave it with a token that the cluster never had.
+const TURN: u32 = 12;
 
 /// How the token that k3s holds on this host stands to the assignment's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,22 +39,62 @@ pub(super) fn of_server<'a>(facts: &HostFacts, duty: &'a Duty) -> Option<&'a Tok
     }
 }
 
+/// The change that k3s on this host can be asked for while it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Change<'a> {
+    /// What it holds.
+    pub held: &'a TokenText,
+    /// What it shall hold.
+    pub new: &'a TokenText,
+}
+
+/// The change that is due, where k3s runs and is new enough for it.
+#[must_use]
+pub fn change<'a>(facts: &HostFacts, duty: &'a Duty) -> Option<Change<'a>> {
+    let unit = facts.runtime.units.get("k3s").and_then(|unit| unit.known());
+    let runs = unit.is_some_and(|unit| unit.active == "active");
+    let version = facts.runtime.k3s.version.known()?.as_deref()?.parse().ok()?;
+    let is_due = runs && can_change(&version) && held(facts, duty) == Held::Former;
+    is_due.then_some(())?;
+    Some(Change { held: duty.join.previous_server.as_ref()?, new: duty.join.server.as_ref()? })
+}
+
+/// From these versions on the change reaches the record in the datastore and the
+/// server's own files (k3s: pkg/server/handlers/token.go, commits 8acba4a62,
+/// d451d4f34 and dface01de).
+fn can_change(version: &K3sVersion) -> bool {
+    let (major, minor, patch) = version.kubernetes;
+    (major, minor) >= (1, 29)
+        || [(26, 10), (27, 7), (28, 3)].iter().any(|(of, from)| minor == *of && patch >= *from)
+}
+
 /// What a person should know while the cluster's server token is not the
 /// assignment's.
 #[must_use]
 pub fn finding(facts: &HostFacts, duty: &Duty) -> Option<Refusal> {
     let (reason, next) = match held(facts, duty) {
         Held::Assigned => return None,
+        Held::Former if change(facts, duty).is_some() => (
+            "the assignment has a new server token, and k3s on this host still holds the one before",
+            "it is changed by itself, on one server after the other",
+        ),
         Held::Former => (
             "the assignment has a new server token, and k3s on this host still holds the one before: it stays in the token file",
-            "change the cluster's with `k3s token rotate` on each server, one after the other (docs/tokens.md)",
+            "k3s takes it while it runs, from v1.26.10 on; an older one keeps the one before (docs/tokens.md)",
         ),
         Held::Other => (
-            "k3s on this host holds another server token than the assignment names, now or before: its next start may fail",
+            "k3s on this host holds another server token than the assignment names, now or before: the token file stays as it is, and nothing of the assignment is put in force",
             "name the one that the cluster has as `previous_server_token` (docs/tokens.md)",
         ),
     };
     Some(Refusal::new("EB-token-rotate", reason, next))
+}
+
+/// k3s holds a token that the assignment does not name: what it names would keep
+/// this member from starting.
+#[must_use]
+pub fn is_unknown(facts: &HostFacts, duty: &Duty) -> bool {
+    held(facts, duty) == Held::Other
 }
 
 fn held(facts: &HostFacts, duty: &Duty) -> Held {
@@ -73,8 +118,10 @@ fn held(facts: &HostFacts, duty: &Duty) -> Held {
 fn starts_in_vain(facts: &HostFacts) -> bool {
     let unit = facts.runtime.units.get("k3s").and_then(|unit| unit.known());
     unit.is_some_and(|unit| {
-        let restarts = unit.restarts.known().is_some_and(|restarts| *restarts >= TOO_MANY_RESTARTS);
-        unit.active != "active" && restarts
+        let restarts = unit.restarts.known().copied().unwrap_or(0);
+        let in_turn =
+            restarts.checked_sub(TOO_MANY_RESTARTS).is_some_and(|since| (since / TURN).is_multiple_of(2));
+        unit.active != "active" && in_turn
     })
 }
 
@@ -119,10 +166,36 @@ mod tests {
         assert_eq!(decided(&host(Some("old-token")), &new), told("old-token", true));
         assert_eq!(decided(&host(Some("new-token")), &new), told("new-token", false));
         assert_eq!(decided(&host(Some("other")), &new), told("new-token", true));
+        let unknown = |token: &str| is_unknown(&host(Some(token)), new.duty.as_ref().unwrap());
+        assert_eq!(["other", "old-token", "new-token"].map(unknown), [true, false, false]);
         assert_eq!(
             decided(&host(Some("old-token")), &assignment("new-token", None)),
             told("new-token", true)
         );
+    }
+
+    #[test]
+    fn only_a_running_k3s_that_can_is_asked_to_change_it() {
+        let new = assignment("new-token", Some("old-token"));
+        let duty = new.duty.as_ref().unwrap();
+        let mut facts = host(Some("old-token"));
+        let mut is_due = |version: &str, active: &str| {
+            let unit = Unit { active: active.to_owned(), ..Unit::default() };
+            facts.runtime.units.insert("k3s".to_owned(), Fact::Known(unit));
+            facts.runtime.k3s.version = Fact::Known(Some(version.to_owned()));
+            let change = change(&facts, duty);
+            change.map(|change| (change.held.to_string(), change.new.to_string()))
+        };
+        let both = Some(("old-token".to_owned(), "new-token".to_owned()));
+        for version in ["v1.26.10+k3s1", "v1.27.7+k3s1", "v1.28.3+k3s1", "v1.29.0+k3s1", "v1.36.2+k3s1"] {
+            assert_eq!(is_due(version, "active"), both, "{version}");
+            assert_eq!(is_due(version, "activating"), None, "{version}");
+        }
+        for version in ["v1.21.14+k3s1", "v1.26.9+k3s1", "v1.27.6+k3s1", "v1.28.2+k3s1"] {
+            assert_eq!(is_due(version, "active"), None, "{version}");
+        }
+        facts.runtime.k3s.server_token = Some(fingerprint(b"new-token"));
+        assert_eq!(change(&facts, duty), None, "it holds it");
     }
 
     #[test]
@@ -142,9 +215,16 @@ mod tests {
             let (active, restarts) = (active.to_owned(), Fact::Known(restarts));
             Fact::Known(Unit { active, restarts, ..Unit::default() })
         };
-        for (active, restarts, token) in
-            [("activating", 2, "old-token"), ("active", 7, "old-token"), ("activating", 3, "new-token")]
-        {
+        for (active, restarts, token) in [
+            ("activating", 2, "old-token"),
+            ("active", 7, "old-token"),
+            ("activating", 3, "new-token"),
+            ("activating", 14, "new-token"),
+            // It was not the token: the former one comes back, and so on.
+            ("activating", 15, "old-token"),
+            ("activating", 26, "old-token"),
+            ("activating", 27, "new-token"),
+        ] {
             facts.runtime.units.insert("k3s".to_owned(), unit(active, restarts));
             assert_eq!(decided(&facts, &new).0, token, "{active} {restarts}");
         }

@@ -149,6 +149,15 @@ pub fn may_leave(me: &str, others: &[Other], lease: Option<&Held>) -> Result<(),
     all_are_well(me, others, lease)
 }
 
+/// Whether `me` may change what all servers share while nobody is down: who is
+/// would come back with what was before.
+///
+/// # Errors
+/// What it waits for.
+pub fn may_change(me: &str, others: &[Other], lease: Option<&Held>) -> Result<(), Wait> {
+    all_are_well(me, others, lease)
+}
+
 fn all_are_well(me: &str, others: &[Other], lease: Option<&Held>) -> Result<(), Wait> {
     if let Some(held) = lease.filter(|held| held.by != me && !is_over(held, others)) {
         return Err(anothers_turn(held));

@@ -97,7 +97,18 @@ pub(super) fn removals(inputs: Inputs<'_>, duty: &Duty) -> Vec<PlannedRemoval> {
             removals.push(PlannedRemoval { path, reason: "unit of the other role".to_owned() });
         }
     }
+    removals.extend(adopting(inputs));
     removals
+}
+
+/// What a take-over needed until our unit and configuration are there; the drop-in
+/// first, which names the others.
+fn adopting(inputs: Inputs<'_>) -> Vec<PlannedRemoval> {
+    let drop_ins = [paths::K3S_UNIT, paths::K3S_AGENT_UNIT];
+    let drop_ins = drop_ins.map(|unit| format!("{unit}.d/{}", paths::ADOPT_DROP_IN));
+    let all = drop_ins.into_iter().chain([paths::ADOPT_VARIABLES, paths::ADOPT_CONFIG].map(str::to_owned));
+    let there = all.filter(|path| inputs.facts.runtime.files.contains_key(path));
+    there.map(|path| PlannedRemoval { path, reason: "the take-over is done".to_owned() }).collect()
 }
 
 /// Files of others whose `K3S_` variables fill in every key that `config.yaml`

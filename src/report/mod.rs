@@ -27,6 +27,7 @@ use crate::plan::keys;
 use crate::role::Role;
 use crate::sys::root::FileError;
 use crate::sys::{Change, Root, atomic, clock, notify};
+use crate::wire::json;
 use crate::wire::report::{
     Report, ReportedClock, ReportedCluster, ReportedFinding, ReportedNode, ReportedSnapshot,
 };
@@ -99,7 +100,7 @@ pub fn read_claim(root: &Root) -> Result<Option<PendingClaim>, ReportError> {
 
 fn read<T: DeserializeOwned>(root: &Root, path: &'static str) -> Result<Option<T>, ReportError> {
     let Some(bytes) = root.read(path).map_err(ReportError::Read)? else { return Ok(None) };
-    serde_json::from_slice(&bytes).map(Some).map_err(|source| ReportError::Shape { path, source })
+    json::read(&bytes).map(Some).map_err(|source| ReportError::Shape { path, source })
 }
 
 fn json(path: &'static str, value: &impl Serialize) -> Result<Vec<u8>, ReportError> {

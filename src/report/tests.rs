@@ -4,6 +4,7 @@
 use super::status::{Agent, Finding, Paused, Waiting, one_line};
 use super::*;
 use crate::plan::WaitingOn;
+use crate::wire::json;
 
 fn status() -> Status {
     let agent = Agent { version: "0.1.0".to_owned(), pid: 7, starts_in_boot: 1 };
@@ -64,7 +65,7 @@ fn a_status_of_another_version_is_read() {
     let dir = tempfile::tempdir().unwrap();
     let root = Root::new(dir.path());
     publish(&root, &status()).unwrap();
-    let mut value: serde_json::Value = serde_json::from_slice(&root.read(STATUS).unwrap().unwrap()).unwrap();
+    let mut value: serde_json::Value = json::read(&root.read(STATUS).unwrap().unwrap()).unwrap();
     value["phase"] = "hibernating".into();
     value["new_field"] = 1.into();
     value.as_object_mut().unwrap().remove("left_alone");

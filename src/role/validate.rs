@@ -11,6 +11,7 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
+use super::schedule::is_schedule;
 use super::words::{Sha256Hex, TokenText, WordError};
 use super::{
     Artifact, Assignment, Cluster, Duty, Join, K3s, Manifest, Mirror, Node, Retired, Role, RoomHost, Runtime,
@@ -354,6 +355,10 @@ impl Check {
 
     fn snapshots(&mut self, snapshots: &wire::Snapshots) -> Option<Snapshots> {
         let schedule = self.word("etcd.snapshots.schedule", &snapshots.schedule);
+        if !is_schedule(&snapshots.schedule) {
+            let problem = "is no schedule like \"0 */6 * * *\": k3s would take no snapshot, and not say so";
+            self.field("etcd.snapshots.schedule", problem);
+        }
         let s3 = snapshots.s3.as_ref().and_then(|s3| self.s3(s3));
         Some(Snapshots { schedule: schedule?, retention: snapshots.retention, s3 })
     }
@@ -453,8 +458,10 @@ mod tests {
         bad["node"]["name"] = "localhost".into();
         bad["join"]["agent_token"] = "".into();
         bad["k3s"]["version"] = "latest".into();
+        bad["etcd"] = serde_json::json!({"snapshots": {"schedule": "every 6 hours", "retention": 5}});
         let text = errors(&bad);
-        for field in ["site:", "node.name:", "join.agent_token:", "k3s.version:"] {
+        for field in ["site:", "node.name:", "join.agent_token:", "k3s.version:", "etcd.snapshots.schedule:"]
+        {
             assert!(text.contains(field), "{field} in {text}");
         }
     }

@@ -15,7 +15,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::header::{ACCEPT, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_RANGE, RANGE, RETRY_AFTER};
+use reqwest::header::{
+    ACCEPT, ACCEPT_RANGES, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_RANGE, RANGE, RETRY_AFTER,
+};
 use reqwest::{NoProxy, Proxy, Response, Url, redirect, tls::TlsInfo};
 use rustls::pki_types::pem::PemObject as _;
 use thiserror::Error;
@@ -256,6 +258,14 @@ impl Download {
     pub fn tag(&self) -> Option<String> {
         let tag = self.response.headers().get(ETAG)?.to_str().ok()?;
         tag.starts_with('"').then(|| tag.to_owned())
+    }
+
+    /// Whether the other side says that it can give a file from any byte on, or
+    /// does so now.
+    #[must_use]
+    pub fn can_go_on(&self) -> bool {
+        let ranges = self.response.headers().get(ACCEPT_RANGES);
+        self.status() == 206 || ranges.is_some_and(|ranges| ranges == "bytes")
     }
 
     /// Where the body begins in the whole, by `Content-Range`; 0 without one.

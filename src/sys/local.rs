@@ -99,7 +99,7 @@ pub enum Method {
 }
 
 /// One request to a service on this host.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Request<'a> {
     /// What is done.
     pub method: Method,
@@ -107,13 +107,25 @@ pub struct Request<'a> {
     pub url: &'a str,
     /// Media type and content of what is sent, where something is.
     pub body: Option<(&'static str, &'a str)>,
+    /// User and password, for a service that takes no client certificate.
+    pub basic: Option<(&'static str, &'a str)>,
+}
+
+/// Without what is sent: both may hold secrets.
+impl std::fmt::Debug for Request<'_> {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Request")
+            .field("method", &self.method)
+            .field("url", &self.url)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<'a> Request<'a> {
     /// Reads what `url` names.
     #[must_use]
     pub fn get(url: &'a str) -> Self {
-        Self { method: Method::Get, url, body: None }
+        Self { method: Method::Get, url, body: None, basic: None }
     }
 }
 
@@ -137,6 +149,15 @@ pub async fn ask_tls(
     limit: Duration,
 ) -> Result<Answer, LocalError> {
     let config = tls(request.url, credentials)?;
+    send(builder(limit).tls_backend_preconfigured(config), request).await
+}
+
+/// One request over TLS to whoever has a certificate of `ca` (PEM), without one of ours.
+///
+/// # Errors
+/// When `ca` is not usable or no whole answer comes within `limit`.
+pub async fn ask_by_password(request: Request<'_>, ca: &[u8], limit: Duration) -> Result<Answer, LocalError> {
+    let config = trust(request.url, roots(request.url, ca)?)?.with_no_client_auth();
     send(builder(limit).tls_backend_preconfigured(config), request).await
 }
 
@@ -164,6 +185,9 @@ async fn send(builder: reqwest::ClientBuilder, request: Request<'_>) -> Result<A
     if let Some((media_type, body)) = request.body {
         call = call.header(header::CONTENT_TYPE, media_type).body(body.to_owned());
     }
+    if let Some((user, password)) = request.basic {
+        call = call.basic_auth(user, Some(password));
+    }
     let mut answer = call.send().await.map_err(failed)?;
     let mut body = Vec::new();
     while let Some(chunk) = answer.chunk().await.map_err(failed)? {
@@ -187,16 +211,23 @@ fn method(method: Method) -> reqwest::Method {
 
 fn tls(url: &str, credentials: &Credentials<'_>) -> Result<rustls::ClientConfig, LocalError> {
     let bad = |what| move |source| LocalError::Credentials { what, url: url.to_owned(), source };
-    let mut roots = rustls::RootCertStore::empty();
-    for certificate in certificates(credentials.ca).map_err(bad("authority's certificate"))? {
-        roots.add(certificate).map_err(|error| bad("authority's certificate")(error.into()))?;
-    }
+    let roots = roots(url, credentials.ca)?;
     let chain = certificates(credentials.certificate).map_err(bad("client certificate"))?;
     let key =
         PrivateKeyDer::from_pem_slice(credentials.key).map_err(|error| bad("client key")(error.into()))?;
     trust(url, roots)?
         .with_client_auth_cert(chain, key)
         .map_err(|error| bad("client certificate")(error.into()))
+}
+
+fn roots(url: &str, ca: &[u8]) -> Result<rustls::RootCertStore, LocalError> {
+    let bad =
+        |source| LocalError::Credentials { what: "authority's certificate", url: url.to_owned(), source };
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in certificates(ca).map_err(bad)? {
+        roots.add(certificate).map_err(|error| bad(error.into()))?;
+    }
+    Ok(roots)
 }
 
 type Trust = rustls::ConfigBuilder<rustls::ClientConfig, rustls::client::WantsClientCert>;

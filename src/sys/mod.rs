@@ -31,6 +31,7 @@ pub mod links;
 pub mod local;
 pub mod lock;
 pub mod machine;
+pub mod netfilter;
 pub mod netlink;
 pub mod notify;
 pub mod overlay;

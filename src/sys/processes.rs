@@ -4,7 +4,7 @@
 //! meanwhile, and umount(2). Decides nothing about whose they are.
 
 use nix::errno::Errno;
-use nix::mount::{MntFlags, umount2};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -45,6 +45,19 @@ pub fn unmount(root: &Root, point: &str) -> Result<(), Errno> {
     }
 }
 
+/// What is unmounted below `point` from here on is unmounted there alone. The
+/// kernel would else take it off the directory too that is mounted at `point`
+/// (mount_namespaces(7), shared subtrees). A place without a mount is fine.
+///
+/// # Errors
+/// `EPERM` without the right.
+pub fn seclude(root: &Root, point: &str) -> Result<(), Errno> {
+    match mount(None::<&str>, &root.path(point), None::<&str>, MsFlags::MS_PRIVATE, None::<&str>) {
+        Err(Errno::EINVAL | Errno::ENOENT) => Ok(()),
+        other => other,
+    }
+}
+
 /// As [`unmount`], without a word to a server that may be dead.
 ///
 /// # Errors
@@ -75,12 +88,42 @@ mod tests {
         end(&root, child.id(), started).unwrap();
     }
 
+    /// As root this is the real thing; elsewhere the kernel says no at once, and
+    /// `tests/hosts/reset_verb.rs` shows it.
+    #[test]
+    fn a_disk_in_a_directory_that_is_mounted_elsewhere_too_stays_in_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        for name in ["/data/disk", "/pod"] {
+            root.make_dir(name, 0o755).unwrap();
+        }
+        let [data, pod, disk] = ["/data", "/pod", "/data/disk"].map(|name| root.path(name));
+        let none = None::<&str>;
+        let bind = |from: &std::path::Path, to| mount(Some(from), to, none, MsFlags::MS_BIND, none);
+        if !nix::unistd::geteuid().is_root() {
+            return assert_eq!(bind(&data, &pod), Err(Errno::EPERM));
+        }
+        bind(&data, &data).unwrap();
+        mount(none, &data, none, MsFlags::MS_SHARED, none).unwrap();
+        bind(&data, &pod).unwrap();
+        mount(Some("none"), &disk, Some("tmpfs"), MsFlags::empty(), none).unwrap();
+        std::fs::write(disk.join("file"), "precious").unwrap();
+        let is_seen = root.exists("/pod/disk/file");
+        let ended = seclude(&root, "/pod").and_then(|()| unmount(&root, "/pod/disk"));
+        let seen = [root.exists("/data/disk/file"), root.exists("/pod/disk/file")];
+        for place in [&disk, &pod, &data] {
+            umount2(place, MntFlags::MNT_DETACH).unwrap();
+        }
+        assert_eq!((is_seen, ended, seen), (true, Ok(()), [true, false]));
+    }
+
     #[test]
     fn a_place_without_a_mount_is_fine() {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::new(dir.path());
         root.make_dir("/x", 0o755).unwrap();
         assert!(matches!(unmount(&root, "/x"), Ok(()) | Err(Errno::EPERM)));
+        assert!(matches!(seclude(&root, "/none"), Ok(()) | Err(Errno::EPERM)));
         assert!(matches!(unmount(&root, "/none"), Ok(()) | Err(Errno::EPERM)));
     }
 }

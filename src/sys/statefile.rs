@@ -6,6 +6,7 @@
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
@@ -150,7 +151,7 @@ fn decode<T: DeserializeOwned>(root: &Root, path: &str) -> Result<Decoded<T>, St
         Ok(body) => body,
         Err(damage) => return Ok(Decoded::Damaged(damage)),
     };
-    Ok(match serde_json::from_str(body.get()) {
+    Ok(match serde_json::from_str::<Value>(body.get()).and_then(T::deserialize) {
         Ok(value) => Decoded::Good(value),
         Err(error) => Decoded::Damaged(error.to_string()),
     })

@@ -61,6 +61,15 @@ fn is_in_use(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ResourceBusy | io::ErrorKind::DirectoryNotEmpty)
 }
 
+/// Where `path` really lies, with all links on the way followed; `None` when
+/// there is nothing, or outside of this root.
+#[must_use]
+pub fn real(root: &Root, path: &str) -> Option<String> {
+    let top = fs::canonicalize(root.path("/")).ok()?;
+    let found = fs::canonicalize(root.path(path)).ok()?;
+    Some(format!("/{}", found.strip_prefix(top).ok()?.to_str()?))
+}
+
 /// Bytes on disk of what is at `path`, on its own mount alone; 0 when there is
 /// nothing or it cannot be looked at.
 #[must_use]
@@ -179,6 +188,8 @@ mod tests {
         tree(&dir.path().join("stays"));
         std::os::unix::fs::symlink(dir.path().join("stays"), dir.path().join("goes/a/link")).unwrap();
         assert!(weight(&root, "/goes") >= 10_000 && weight(&root, "/none") == 0);
+        assert_eq!(real(&root, "/goes/a/link/a").as_deref(), Some("/stays/a"));
+        assert_eq!((real(&root, "/none"), real(&root, "/").as_deref()), (None, Some("/")));
         assert!(remove(&root, "/goes").unwrap().is_empty());
         assert!(!dir.path().join("goes").exists());
         assert!(dir.path().join("stays/a/b/file").exists());

@@ -6,6 +6,7 @@
 pub mod assignment;
 pub mod claim;
 pub mod envelope;
+pub mod json;
 pub mod report;
 pub mod secret;
 pub mod statement;

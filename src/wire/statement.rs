@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::envelope::{Envelope, EnvelopeError, SigningKey};
+use super::json;
 
 /// UDP port on which a host answers a [`Question`], on its node IP.
 pub const PORT: u16 = 6446;
@@ -65,7 +66,7 @@ impl Statement {
     pub fn open(envelope: &Envelope, keys: &[SigningKey], site: &str) -> Result<Self, StatementError> {
         let bytes = envelope.open(keys)?;
         // `cluster` is a text here and a table in an assignment, which therefore is none.
-        let statement: Self = serde_json::from_slice(&bytes).map_err(|_| StatementError::Shape)?;
+        let statement: Self = json::read(&bytes).map_err(|_| StatementError::Shape)?;
         if statement.schema != SCHEMA {
             return Err(StatementError::Shape);
         }
@@ -114,7 +115,7 @@ impl Question {
     #[must_use]
     pub fn is_asked(bytes: &[u8], site: &str, size: usize) -> bool {
         let fits = bytes.len() <= QUESTION_SIZE && size <= bytes.len();
-        let question = || serde_json::from_slice::<Self>(bytes).ok();
+        let question = || json::read::<Self>(bytes).ok();
         fits && question().is_some_and(|question| question.schema == SCHEMA && question.site == site)
     }
 }

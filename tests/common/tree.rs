@@ -124,6 +124,7 @@ impl TestHost {
             };
             self.write(&item.path, &bytes, 0o600);
         }
+        plan.empty.iter().flat_map(|empty| &empty.paths).for_each(|path| self.remove(path));
         if plan.departure.is_some() {
             self.depart();
         } else if let Some(identity) = &plan.identity {

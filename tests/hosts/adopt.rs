@@ -71,10 +71,13 @@ fn a_k3s_of_its_own_installer_is_taken_over_while_it_runs_and_comes_back_as_itse
     room.hosts.push(host);
     let host = &room.hosts[0];
     wait_until(LONG, "its node is there", || Ok(itself(host)[3].starts_with("node/").then_some(()))).unwrap();
-    let before = (itself(host), processes(host), invocations(host));
+    let who = itself(host);
     host.install(room.package()).unwrap();
-    it_is_left_alone_until_a_person_says_so(host);
-    let said = host.exec(&["edge-bootstrap", "adopt", "--yes"]).unwrap();
+    let command = it_is_left_alone_until_a_person_says_so(host);
+    let command: Vec<&str> = command.split(' ').collect();
+    a_cut_in_the_middle_starts_the_same_k3s(&room, &command, &who);
+    let before = (itself(host), processes(host), invocations(host));
+    let said = host.exec(&command).unwrap();
     assert!(matches!(said.code, 0 | 75), "{}{}", said.stdout, said.stderr);
     steady(host, LONG).unwrap();
     further_pass(host);
@@ -83,20 +86,45 @@ fn a_k3s_of_its_own_installer_is_taken_over_while_it_runs_and_comes_back_as_itse
     room.cut().unwrap();
     room.boot().unwrap();
     room.wait_steady(LONG).unwrap();
-    assert_eq!(itself(host), before.0, "another node after the cut");
+    assert_eq!(itself(host), who, "another node after the cut");
     it_is_ours(host);
 }
 
-fn it_is_left_alone_until_a_person_says_so(host: &Host) {
+/// The take-over ends at the environment file, which nothing can replace while it is
+/// a mount, and then the power goes. k3s would not start with a network that is on
+/// its command line and in its file.
+fn a_cut_in_the_middle_starts_the_same_k3s(room: &Room, command: &[&str], who: &[String; 4]) {
+    let host = &room.hosts[0];
+    host.sh(&format!("mount --bind {UNIT}.env {UNIT}.env")).unwrap();
+    let said = host.exec(command).unwrap();
+    assert!(said.code == 1 && said.stderr.contains("k3s.service.env"), "{}{}", said.stdout, said.stderr);
+    room.cut().unwrap();
+    room.boot().unwrap();
+    let kubectl = "k3s kubectl get nodes -o name";
+    let is_up = || Ok(host.sh(kubectl).is_ok_and(|nodes| nodes == who[3]).then_some(()));
+    wait_until(LONG, "the same node after a cut in the middle", is_up).unwrap();
+    assert_eq!(itself(host), *who, "another node after a cut in the middle");
+    let environment = format!("tr '\\0' '\\n' </proc/{}/environ", processes(host)[0]);
+    let variables = host.sh(&environment).unwrap();
+    assert!(variables.contains("K3S_CONFIG_FILE=/etc/rancher/k3s/adopt.yaml"), "{variables}");
+    let waits = || Ok(status_text(host).contains("EB-adopt-needed").then_some(()));
+    wait_until(LONG, "a person is asked for again", waits).unwrap();
+}
+
+/// Gives the command that does it, as it was printed.
+fn it_is_left_alone_until_a_person_says_so(host: &Host) -> String {
     let theirs = unit(&field(host));
-    let shown = host.exec(&["edge-bootstrap", "adopt"]).unwrap();
+    let shown = host.exec(&["edge-bootstrap", "adopt", "--site", "hz-017"]).unwrap();
     assert_eq!(shown.code, 2, "{}{}", shown.stdout, shown.stderr);
     for words in ["--cluster-init", "K3S_TOKEN=(secret)", "NO_PROXY", "restart nothing"] {
         assert!(shown.stdout.contains(words), "{words} is not in\n{}", shown.stdout);
     }
-    assert!(!shown.stdout.contains("of-the-field"), "a secret is shown");
+    let json = host.exec(&["edge-bootstrap", "adopt", "--site", "hz-017", "--json"]).unwrap().stdout;
+    assert!(!shown.stdout.contains("of-the-field") && !json.contains("of-the-field"), "a secret is shown");
     assert_eq!(host.read_file(UNIT).unwrap().unwrap(), theirs);
     assert_eq!(host.read_file("/etc/rancher/k3s/config.yaml").unwrap(), None);
+    let line = shown.stdout.lines().find_map(|line| line.strip_prefix("to take it over: "));
+    line.unwrap_or_else(|| panic!("no command in\n{}", shown.stdout)).to_owned()
 }
 
 /// Nothing is left to do, and what was on the command line is in our file.
@@ -111,4 +139,6 @@ fn it_is_ours(host: &Host) {
     }
     let left = read(&format!("{UNIT}.env"));
     assert!(left.contains("NO_PROXY=10.0.0.0/8") && !left.contains("K3S_"), "{left}");
+    let listed = host.sh("ls /etc/rancher/k3s /etc/systemd/system/k3s.service.d").unwrap();
+    assert!(!listed.contains("adopt"), "what is left of the take-over:\n{listed}");
 }

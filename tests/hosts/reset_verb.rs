@@ -12,6 +12,9 @@ const POD: &str = "/var/lib/kubelet/pods/1/volumes";
 /// A name space of containerd that is somebody else's.
 const OTHERS: &str = "ctr -n others";
 
+/// k3s under another name, which a person once set up.
+const UNIT: &str = "/usr/local/lib/systemd/system/k3s-old.service";
+
 /// What of k3s a node with a pod network would have, and what somebody else has.
 const NETWORK: &str = "
     set -e
@@ -27,7 +30,8 @@ const NETWORK: &str = "
 ";
 
 /// Puts all of it on the host: an image, a container of the CRI and one of
-/// somebody else, mounts of a pod, and a directory of the host in the pod.
+/// somebody else, mounts of a pod, and a directory of the host in the pod, in
+/// which a person then mounts a disk: the kernel shows that one in the pod too.
 fn furnish(host: &Host) {
     host.write_file("/srv/archive.sh", edge_lab::MAKE_ARCHIVE).unwrap();
     host.sh(&format!(
@@ -38,10 +42,25 @@ fn furnish(host: &Host) {
          done
          mkdir -p {POD}/host {POD}/token /srv/data; echo precious >/srv/data/file
          mount --bind /srv/data {POD}/host; mount -t tmpfs none {POD}/token; echo secret >{POD}/token/token
+         mkdir /srv/data/disk; mount -t tmpfs none /srv/data/disk; echo precious >/srv/data/disk/file
+         grep -q precious {POD}/host/disk/file
          sleep 3600 </dev/null >/dev/null 2>&1 3<{POD}/token/token & "
     ))
     .unwrap();
     host.sh(NETWORK).unwrap();
+    host.write_file(
+        UNIT,
+        "[Service]\nExecStart=/usr/local/bin/k3s agent\n[Install]\nWantedBy=multi-user.target\n",
+    )
+    .unwrap();
+    host.sh("systemctl daemon-reload && systemctl enable k3s-old").unwrap();
+}
+
+/// What containerd holds, by name, place and time: nothing of it comes again.
+fn images(host: &Host) -> Vec<String> {
+    let blobs = host
+        .sh("cd /var/lib/containerd/io.containerd.content.v1.content/blobs/sha256 && stat -c '%n %i %Y' *");
+    blobs.unwrap().lines().map(str::to_owned).collect()
 }
 
 fn is_there(host: &Host, command: &str) -> bool {
@@ -52,6 +71,7 @@ fn is_there(host: &Host, command: &str) -> bool {
 fn assert_kept(host: &Host) {
     for command in [
         "grep -q precious /srv/data/file",
+        "mountpoint -q /srv/data/disk && grep -q precious /srv/data/disk/file",
         "ip link show br-other && ip link show veth-other && ip netns list | grep -q other",
         "iptables -S INPUT | grep -q -- '-j OTHER' && iptables -S OTHER | grep -q 192.0.2.1",
         "nft list table ip others",
@@ -99,11 +119,18 @@ fn a_reset_takes_what_is_k3ss_leaves_what_is_others_and_the_node_joins_again_as_
     let host = &room.hosts[1];
     for_habit_everything_ends_and_nothing_is_removed(host);
     furnish(host);
+    what_must_not_begin_is_refused(&room);
     let before = (node_id(host), host.sh("stat -Lc '%i %Y' /usr/local/bin/k3s").unwrap());
+    let held = images(host);
     let password = host.sh("cat /etc/rancher/node/password").unwrap();
     nothing_is_changed_without_yes(host);
+    a_chain_that_no_program_tells_of_is_left(host);
     let said = host.exec(&["edge-bootstrap", "reset", "--yes"]).unwrap();
     assert!(said.success(), "{}{}", said.stdout, said.stderr);
+    assert!(!said.stderr.contains("not looked at"), "{}", said.stderr);
+    for word in ["this host was reset", "backup/reset-1", "edge-bootstrap apply"] {
+        assert!(said.stdout.contains(word), "{word} is not in\n{}", said.stdout);
+    }
     assert_gone(host);
     assert_kept(host);
     wait_code(host, "EB-reset");
@@ -113,6 +140,8 @@ fn a_reset_takes_what_is_k3ss_leaves_what_is_others_and_the_node_joins_again_as_
     assert_eq!((node_id(host), host.sh("stat -Lc '%i %Y' /usr/local/bin/k3s").unwrap()), before);
     assert_eq!(host.sh("cat /etc/rancher/node/password").unwrap(), password);
     assert!(is_there(host, &format!("ctr -n k8s.io images ls -q | grep -q {IMAGE}")), "the image is gone");
+    let holds = images(host);
+    assert!(!held.is_empty() && held.iter().all(|blob| holds.contains(blob)), "{held:?} became {holds:?}");
     assert!(is_there(
         host,
         "test -d /var/lib/edge-bootstrap/backup/reset-1/var/lib/edge-bootstrap/generations"
@@ -129,6 +158,25 @@ fn for_habit_everything_ends_and_nothing_is_removed(host: &Host) {
     wait_until(LONG, "k3s is up again", || Ok(is_active(host, "k3s-agent").then_some(()))).unwrap();
 }
 
+/// Beside another Kubernetes; paused. The only server is told what ends with it.
+fn what_must_not_begin_is_refused(room: &Room) {
+    let refused = |host: &Host, command: &[&str], word: &str| {
+        let running = property(host, "k3s*", "InvocationID");
+        let said = host.exec(command).unwrap();
+        assert!(!said.success() && said.stderr.contains(word), "{command:?}: {}{}", said.stdout, said.stderr);
+        assert_eq!(property(host, "k3s*", "InvocationID"), running);
+    };
+    let (server, agent) = (&room.hosts[0], &room.hosts[1]);
+    let shown = server.sh("edge-bootstrap reset").unwrap();
+    assert!(!shown.contains("REFUSED") && shown.contains("the only server of its cluster"), "{shown}");
+    agent.sh("cp /bin/sleep /srv/kubelet && systemd-run --unit=other /srv/kubelet 600").unwrap();
+    refused(agent, &["edge-bootstrap", "reset", "--yes"], "another Kubernetes");
+    refused(agent, &["k3s-killall.sh"], "another Kubernetes");
+    agent.sh("systemctl stop other && edge-bootstrap pause --for 1h --reason test").unwrap();
+    refused(agent, &["edge-bootstrap", "reset", "--yes"], "edge-bootstrap resume");
+    agent.sh("edge-bootstrap resume").unwrap();
+}
+
 fn nothing_is_changed_without_yes(host: &Host) {
     let running = property(host, "k3s-agent", "InvocationID");
     let shown = host.sh("edge-bootstrap reset").unwrap();
@@ -140,6 +188,21 @@ fn nothing_is_changed_without_yes(host: &Host) {
     assert_eq!(json["schema"], 1);
     assert_eq!(property(host, "k3s-agent", "InvocationID"), running);
     assert_kept(host);
+}
+
+/// Without iptables the kernel itself is asked, and the reset is not finished.
+fn a_chain_that_no_program_tells_of_is_left(host: &Host) {
+    host.sh("mkdir /srv/away && mv /usr/sbin/*tables* /srv/away").unwrap();
+    let said = host.exec(&["edge-bootstrap", "reset", "--yes"]).unwrap();
+    host.sh("mv /srv/away/* /usr/sbin").unwrap();
+    assert!(
+        !said.success() && said.stderr.contains("KUBE-SERVICES of table filter"),
+        "{}{}",
+        said.stdout,
+        said.stderr
+    );
+    let begun = host.read_file("/var/lib/edge-bootstrap/reset.json").unwrap().unwrap_or_default();
+    assert!(begun.contains("\"finished\":false"), "{begun}");
 }
 
 fn it_stays_out_over_a_power_cut(host: &Host) {

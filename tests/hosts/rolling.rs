@@ -10,12 +10,13 @@ use serde_json::{Value, json};
 
 use crate::forks::three_servers;
 use crate::hand::{is_active, number, property, status, status_text};
+use crate::upgrade;
 
 const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/edge-bootstrap-restart";
 const TURN: &str = "var/lib/edge-bootstrap/turn.json";
 
 /// Whether the API of a host answers and has etcd's majority behind it.
-fn serves(host: &Host) -> bool {
+pub fn serves(host: &Host) -> bool {
     let ask = ["timeout", "3", "k3s", "kubectl", "get", "--raw", "/readyz"];
     host.exec(&ask).is_ok_and(|answer| answer.success() && answer.stdout.trim() == "ok")
 }
@@ -30,7 +31,7 @@ impl Drop for Ends<'_> {
 }
 
 /// Asks all servers each second while `work` goes on; how many served at each look.
-fn probed<T>(servers: &[Host], work: impl FnOnce() -> T) -> (T, Vec<usize>) {
+pub fn probed<T>(servers: &[Host], work: impl FnOnce() -> T) -> (T, Vec<usize>) {
     let over = AtomicBool::new(false);
     let look = || -> usize {
         std::thread::scope(|scope| {
@@ -97,7 +98,7 @@ fn wait_free(host: &Host) {
 }
 
 /// From the stop of each server's k3s to its READY, on the one clock of all hosts, in microseconds.
-fn downtimes(servers: &[Host]) -> Vec<(u64, u64)> {
+pub fn downtimes(servers: &[Host]) -> Vec<(u64, u64)> {
     let at = |host: &Host, name: &str| number(host, "k3s", &format!("{name}TimestampMonotonic"));
     let mut all: Vec<_> =
         servers.iter().map(|host| (at(host, "ActiveExit"), at(host, "ActiveEnter"))).collect();
@@ -115,7 +116,7 @@ fn in_turn(servers: &[Host]) -> Option<&Host> {
 }
 
 #[test]
-fn a_change_rolls_through_the_room_one_server_at_a_time_and_a_neighbour_restarts_nothing() {
+fn a_change_and_a_version_roll_through_the_room_one_server_at_a_time_and_a_neighbour_restarts_nothing() {
     let mut room = three_servers("r-roll");
     let before: Vec<String> = room.hosts.iter().map(start_of).collect();
     let generation = |host: &Host| status(host)["generation"].as_u64().unwrap_or_default();
@@ -156,4 +157,10 @@ fn a_change_rolls_through_the_room_one_server_at_a_time_and_a_neighbour_restarts
     });
     assert!(looks.iter().all(|served| *served >= 2), "{cut} was cut, and of the servers answered {looks:?}");
     wait_free(&room.hosts[0]);
+
+    // Another version. A real k3s is here in one only.
+    if !room.k3s.real {
+        upgrade::rolls(&room);
+        upgrade::is_tried_by_one(&room);
+    }
 }

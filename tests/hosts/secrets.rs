@@ -4,10 +4,10 @@
 use std::path::PathBuf;
 
 use edge_lab::room::{LONG, SITE, steady};
-use edge_lab::{Host, Room, Suite, canary};
-use serde_json::json;
+use edge_lab::{Host, Room, Suite, canary, wait_until};
+use serde_json::{Value, json};
 
-use crate::hand::{told, wait_active};
+use crate::hand::{further_pass, told, wait_active};
 
 const S3_ACCESS: &str = "canary-access-9f21c4d7";
 const S3_SECRET: &str = "canary-secret-5be07a3c81";
@@ -95,6 +95,30 @@ const HOME: [&str; 6] = [
     "/var/lib/rancher/k3s/",
 ];
 
+/// A snapshot of etcd reaches the service as a digest, with that of the token that
+/// opens it; the agents' token as a name by which servers can be compared.
+fn snapshot_is_reported(room: &Room) {
+    let host = &room.hosts[0];
+    let directory = "/var/lib/rancher/k3s/server/db/snapshots";
+    host.sh(&format!("mkdir -p {directory} && printf abc >{directory}/etcd-snapshot-n1-1")).unwrap();
+    further_pass(host);
+    let token = "cut -d: -f4 /var/lib/rancher/k3s/server/token | tr -d '\\n' | sha256sum | cut -d' ' -f1";
+    let token = host.sh(token).unwrap();
+    let wanted = json!([{
+        "name": "etcd-snapshot-n1-1", "token_sha256": token,
+        "sha256": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+    }]);
+    let id = room.central.nodes().unwrap()[0]["id"].as_str().unwrap().to_owned();
+    wait_until(LONG, "the service knows the snapshot", || {
+        let shown = room.central.run(&["node", "show", &id, "--json"])?.ok()?;
+        let node: Value = serde_json::from_str(&shown)?;
+        let cluster = &node["report"]["cluster"];
+        let name = cluster["critical"]["agent-token"].as_str().unwrap_or_default();
+        Ok((cluster["snapshots"] == wanted && name.starts_with("sha256:")).then_some(()))
+    })
+    .unwrap();
+}
+
 /// A secret's places by name, each with its mode.
 fn places(host: &Host, secrets: &[&str]) -> Vec<(String, String)> {
     let found = canary::everywhere(host, secrets).unwrap();
@@ -112,6 +136,7 @@ fn no_secret_is_where_others_see_it_and_each_lies_only_where_it_belongs() {
     let mut secrets = passwords(host);
     secrets.extend([private_key(host), room.token().to_owned(), S3_ACCESS.to_owned(), S3_SECRET.to_owned()]);
     let secrets: Vec<&str> = secrets.iter().map(String::as_str).collect();
+    snapshot_is_reported(&room);
     let mut said = says_everything(host);
     is_refused(host);
     said += &says_everything(host);

@@ -5,7 +5,8 @@ use edge_lab::room::{LONG, SITE};
 use edge_lab::{Host, Room, wait_until};
 use serde_json::Value;
 
-use crate::hand::{further_pass, is_active, one_steady, property, status, status_text, told};
+use crate::hand::{further_pass, is_active, number, one_steady, property, status, status_text, told};
+use crate::rolling::{downtimes, probed};
 
 const GOOD: &str = "v1.36.3+k3s1";
 const BAD: &str = "v1.36.4+k3s1";
@@ -60,6 +61,45 @@ fn finding(host: &Host, code: &str) -> Option<String> {
     let status = status(host);
     let found = status["findings"].as_array()?.iter().find(|finding| finding["code"] == code)?;
     Some(found["text"].as_str()?.to_owned())
+}
+
+/// Three servers and an agent come to another version, one after the other.
+pub fn rolls(room: &Room) {
+    let (servers, agent) = (&room.hosts[..3], &room.hosts[3]);
+    let ((), looks) = probed(servers, || {
+        want(room, GOOD, "");
+        for host in servers {
+            wait_for(host, "a server has the new version", || serves(host) == GOOD);
+        }
+        wait_for(agent, "the agent follows", || {
+            linked(agent).contains(GOOD) && is_active(agent, "k3s-agent")
+        });
+        room.wait_steady(LONG).unwrap();
+    });
+    assert!(looks.iter().all(|served| *served >= 2), "servers that answered, second by second: {looks:?}");
+    let down = downtimes(servers);
+    assert!(down.windows(2).all(|two| two[0].1 <= two[1].0), "two were down at once: {down:?}");
+    let last = down.last().unwrap().1;
+    let began = number(agent, "k3s-agent", "ActiveExitTimestampMonotonic");
+    assert!(began >= last, "the agent went at {began}, before the last server at {last}");
+}
+
+/// A version that does not come up: one server tries it, and nobody else.
+pub fn is_tried_by_one(room: &Room) {
+    let servers = &room.hosts[..3];
+    want(room, BAD, "ends");
+    let tried = |host: &&Host| finding(host, "EB-upgrade-failed").is_some();
+    let warned =
+        |host: &&Host| finding(host, "EB-upgrade-waits").is_some_and(|text| text.contains("did not come up"));
+    wait_for(&servers[0], "one goes back and the others know", || {
+        servers.iter().filter(tried).count() == 1 && servers.iter().filter(warned).count() == 2
+    });
+    wait_for(&servers[0], "every node is well", || is_ready(&servers[0]));
+    for host in &room.hosts {
+        assert!(linked(host).contains(GOOD), "{}: {}", host.name(), linked(host));
+        let begun = told(host, "edge-bootstrap", "upgrade begins");
+        assert_eq!(begun, if tried(&host) { 2 } else { 1 }, "{}", host.name());
+    }
 }
 
 #[test]

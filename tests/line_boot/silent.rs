@@ -59,3 +59,40 @@ async fn a_restart_that_was_refused_is_asked_for_again() {
     assert_eq!((is_told(&pass().await), restarts(&host)), (false, 1));
     assert_eq!((is_told(&pass().await), restarts(&host)), (true, 0));
 }
+
+#[tokio::test]
+async fn an_earlier_record_of_the_gate_restarts_k3s_once_and_not_in_every_pass() {
+    const AGENT: &str = "k3s-agent.service";
+    let host = local();
+    let restarts = || {
+        let calls = host.systemd.calls();
+        calls.iter().filter(|call| call.contains("RestartUnit") && call.contains(AGENT)).count()
+    };
+    let pass = async || boot::pass(&mut host.agent(), order(Until::Verified, 0)).await;
+    no_trouble(&pass().await);
+    host.systemd.unit(AGENT, |unit| *unit = FakeUnit { pid: 5000, ..FakeUnit::up() });
+    // The gate of the start before recorded other values, that of ours nothing.
+    let of_the_gate = "run/edge-bootstrap/started-k3s-agent.json";
+    host.write(of_the_gate, r#"{"effective":{"node-name":["web-7"]}}"#);
+    host.systemd.calls();
+    no_trouble(&pass().await);
+    assert_eq!(restarts(), 1);
+    host.systemd.unit(AGENT, |unit| (unit.pid, unit.active) = (5001, "active".into()));
+    for _ in 0..2 {
+        no_trouble(&pass().await);
+        assert_eq!(restarts(), 0, "its own restart is remembered");
+    }
+    // A job that changed nothing leaves the process of before.
+    host.systemd.unit(AGENT, |unit| unit.pid = 5000);
+    pass().await;
+    assert_eq!(restarts(), 1);
+    // What the gate records of a later start counts again.
+    host.systemd.unit(AGENT, |unit| (unit.pid, unit.active) = (5002, "active".into()));
+    pass().await;
+    assert_eq!(restarts(), 0);
+    host.write("run/edge-bootstrap/next", r#"{"effective":{"node-name":["web-8"]}}"#);
+    let real = host.dir.path().join(of_the_gate);
+    std::fs::rename(host.dir.path().join("run/edge-bootstrap/next"), real).unwrap();
+    pass().await;
+    assert_eq!(restarts(), 1);
+}

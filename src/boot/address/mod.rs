@@ -19,6 +19,7 @@ use crate::facts::runtime::PinnedIdentity;
 use crate::plan::conflict::{self, FirstStart, Look};
 use crate::plan::{self, CheckedPlan, Plan, PlannedAddress, Refusal, rules};
 use crate::sys::{clock, host};
+use crate::wire::json;
 use crate::{hold, observe, paths};
 
 /// Three probes, and three more to unmask a router, take about 5 s.
@@ -183,7 +184,7 @@ fn probe_words(interface: &str, ip: IpAddr) -> [String; 4] {
 /// The last look of this boot at `ip`; what cannot be read is none.
 fn last(agent: &Agent, ip: IpAddr) -> Option<Look> {
     let bytes = agent.root.read(paths::ADDRESS_LOOK).ok()??;
-    let look: Look = serde_json::from_slice(&bytes).ok()?;
+    let look: Look = json::read(&bytes).ok()?;
     let boot_id = host::boot_id(&agent.root).ok()?;
     (look.ip == ip && look.boot_id == boot_id).then_some(look)
 }

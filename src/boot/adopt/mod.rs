@@ -1,9 +1,9 @@
 //! Taking over a k3s that others installed.
 //!
 //! Owns what is looked at together before a person says yes: what runs, the
-//! assignment it would have, the plan of that, and what differs. [`take`] then
-//! makes the host one that an ordinary pass goes on with. Decides nothing that
-//! the plan decides.
+//! assignment it would have, the plan of that, and what differs. [`carry_out`] then
+//! makes the host one that an ordinary pass goes on with ([`script`] in which order).
+//! Decides nothing that the plan decides.
 
 mod read;
 mod take;
@@ -12,23 +12,26 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-pub use read::{Found, ReadError};
-pub use take::take;
+pub use read::{Found, ReadError, found};
+pub use take::{Act, TakeError, carry_out, script};
 
 use super::host::introduction;
 use super::{Agent, facts};
 use crate::config::AssignmentSource;
 use crate::enrol::{EnrolError, Freshness, Outcome, Waiting};
+use crate::facts::k3s_config::parse_layer;
 use crate::facts::runtime::FileFact;
 use crate::facts::{Fact, HostFacts};
+use crate::kube::{Kube, Node};
 use crate::paths;
 use crate::plan::adopt::{
-    self, Difference, Proposed, Raw, Row, Seen, Setting, blockers, differences, in_force, normal, redacted,
-    settings,
+    self, Difference, Proposed, Raw, Row, Seen, Setting, agent_drop_in, blockers, differences, in_force,
+    normal, redacted, settings, unwritable,
 };
 use crate::plan::diff::{self, Changes};
 use crate::plan::{self, Inputs, Plan, Refusal, units};
 use crate::role::{self, Assignment, Role};
+use crate::sys::systemd::UnitState;
 use crate::sys::{FileError, Root};
 use crate::wire::secret::sha256_hex;
 use crate::wire::written;
@@ -95,7 +98,10 @@ pub async fn look(agent: &mut Agent, patience: Duration) -> Result<Option<Look>,
     let role = found.installed.role;
     let settings = settings(&found.installed);
     let raw = in_force(&settings);
-    let seen = read::seen(&agent.root, &host, &raw, role)?;
+    let seen = Seen {
+        servers: other_servers(&agent.root, role, &host).await,
+        ..read::seen(&agent.root, &host, &raw, role)?
+    };
     agent.introduce(&host);
     let (assignment, proposed, confirmed) = match assigned(agent, patience).await? {
         Some((assignment, confirmed)) => (assignment, None, confirmed),
@@ -106,7 +112,7 @@ pub async fn look(agent: &mut Agent, patience: Duration) -> Result<Option<Look>,
     };
     let mut local = agent.local();
     local.allow_keys.extend(proposed.iter().flat_map(|proposed| proposed.allow_keys.clone()));
-    let after = facts_after(&host, &found);
+    let after = facts_after(&host, &found, &raw);
     let inputs = Inputs { facts: &after, assignment: &assignment, local: &local, confirmed };
     let (plan, broken) = planned(inputs);
     let effective = plan.generation.as_ref().map(|generation| &generation.effective);
@@ -115,6 +121,8 @@ pub async fn look(agent: &mut Agent, patience: Duration) -> Result<Option<Look>,
         differences(&normal(&old, role, &seen), &normal(effective, role, &seen))
     });
     let mut refusals: Vec<Refusal> = role_differs(role, &assignment).into_iter().collect();
+    refusals.extend(unmovable(&found, &raw));
+    refusals.extend(site_is_guessed(agent, proposed.as_ref()));
     refusals.extend(blockers(&redacted(&raw), &differences, &assignment, &seen));
     if refusals.is_empty() {
         // What a plan says of a host that cannot be taken over misleads.
@@ -138,15 +146,16 @@ pub async fn look(agent: &mut Agent, patience: Duration) -> Result<Option<Look>,
 
 /// The unit of others that is there; ours are nobody else's.
 async fn installed(agent: &Agent, host: &HostFacts) -> Result<Option<Found>, AdoptError> {
-    let hostname = host.identity.hostname.kernel.known().cloned().unwrap_or_default();
     let mut found = Vec::new();
     for unit in [units::K3S, units::K3S_AGENT] {
         if is_ours(&agent.root, unit)? {
             continue;
         }
         let state = agent.systemd.unit(unit).await.ok().filter(|state| state.load == "loaded");
-        let command = state.and_then(|state| state.command);
-        found.extend(read::found(&agent.root, unit, command, &hostname)?);
+        // What systemd has not read yet is what counts at the next start.
+        let is_read = |state: &UnitState| !state.need_reload && !agent.root.exists(&read::drop_in(unit));
+        let command = state.filter(is_read).and_then(|state| state.command);
+        found.extend(read::found(&agent.root, unit, command, host)?);
     }
     if found.len() > 1 {
         return Err(AdoptError::Both);
@@ -185,10 +194,11 @@ fn propose(
     seen: &Seen,
 ) -> Result<(Assignment, Proposed), AdoptError> {
     let mut raw = raw.clone();
-    if let Some(node) = introduction(&agent.settings, host).node {
+    let node = introduction(&agent.settings, host).node.filter(|_| seen.addresses.is_empty());
+    if let Some(node) = node {
         raw.entry("node-ip".to_owned()).or_insert_with(|| vec![node.ip.to_string()]);
     }
-    let site = agent.settings.node.site.as_ref().map_or_else(|| "local".to_owned(), ToString::to_string);
+    let site = agent.settings.node.site.as_ref().map_or_else(|| NO_SITE.to_owned(), ToString::to_string);
     let proposed = adopt::proposal(&raw, role, seen, &site).map_err(AdoptError::Refused)?;
     let problem = |words: String| {
         AdoptError::Refused(vec![Refusal::new(
@@ -203,8 +213,64 @@ fn propose(
     Ok((assignment, proposed))
 }
 
+/// Stands in for a site that nobody has named, so that the rest can be shown.
+const NO_SITE: &str = "not-named";
+
+/// The site is pinned for good, and so is the cluster, which has its name.
+fn site_is_guessed(agent: &Agent, proposed: Option<&Proposed>) -> Option<Refusal> {
+    (proposed.is_some() && agent.settings.node.site.is_none()).then(|| {
+        Refusal::new(
+            "EB-adopt-refused",
+            "nobody has named the site of this host, which is pinned for good",
+            "`edge-bootstrap adopt --site NAME`, or site in [node] of /etc/edge-bootstrap/config.toml",
+        )
+    })
+}
+
+/// What cannot be moved as it is.
+fn unmovable(found: &Found, raw: &Raw) -> Vec<Refusal> {
+    let refused = |reason, next: String| Refusal::new("EB-adopt-refused", reason, next);
+    let elsewhere = (found.program != paths::K3S_LINK).then(|| {
+        let program = &found.program;
+        let next = format!("ln -s {program} {}, and name that in the unit", paths::K3S_LINK);
+        refused(format!("k3s is {program}, and {} here", paths::K3S_LINK), next)
+    });
+    let blank = unwritable(raw).map(|key| {
+        let next = "give it a value without them".to_owned();
+        refused(
+            format!("the value of {key} begins or ends with a blank, which config.yaml cannot hold"),
+            next,
+        )
+    });
+    let late = found
+        .drop_ins
+        .iter()
+        .find(|path| path.rsplit('/').next().is_some_and(|name| name > paths::ADOPT_DROP_IN));
+    let late = late.map(|path| {
+        let next = format!("rename it, so that it sorts before {}", paths::ADOPT_DROP_IN);
+        refused(format!("{path} would be read after ours"), next)
+    });
+    elsewhere.into_iter().chain(blank).chain(late).collect()
+}
+
+/// The other servers, as the cluster itself names them.
+async fn other_servers(root: &Root, role: Role, host: &HostFacts) -> Vec<String> {
+    let own = host.runtime.k3s.etcd_member.known().and_then(Option::as_deref);
+    if role != Role::Server {
+        return Vec::new();
+    }
+    let members = Kube::own_admin(root).members().await.unwrap_or_default();
+    let others = members.iter().filter(|node| node.member_name() != own);
+    let address = |node: &Node| node.member_address().map(str::to_owned);
+    let urls = others.filter_map(address).map(|address| match address.contains(':') {
+        true => format!("https://[{address}]:6443"),
+        false => format!("https://{address}:6443"),
+    });
+    urls.collect()
+}
+
 /// The host as it is once the settings of others are moved.
-fn facts_after(host: &HostFacts, found: &Found) -> HostFacts {
+fn facts_after(host: &HostFacts, found: &Found, raw: &Raw) -> HostFacts {
     let mut after = host.clone();
     let record = FileFact { mode: 0o600, size: 0, sha256: String::new(), text: None };
     after.runtime.files.insert(paths::ADOPTED.to_owned(), record);
@@ -214,6 +280,10 @@ fn facts_after(host: &HostFacts, found: &Found) -> HostFacts {
     if let Fact::Known(overrides) = &mut after.runtime.k3s.overrides {
         overrides.retain(|over| over.unit != found.installed.unit);
     }
+    let kept = agent_drop_in(raw, found.installed.role).and_then(|text| parse_layer(text).ok());
+    after.runtime.k3s.drop_ins = Fact::Known(kept.into_iter().collect());
+    // An agent keeps the server that it knows, wherever that was named.
+    after.runtime.k3s.effective = Fact::Known(redacted(raw));
     after
 }
 

@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 
 use thiserror::Error;
 
-use crate::facts::HostFacts;
 use crate::facts::ca::ca_hash_of_pem;
 use crate::facts::k3s_config::{ConfigParseError, parse_in_clear};
+use crate::facts::{HostFacts, leaf};
 use crate::observe::overrides;
+use crate::ordered::Ordered as _;
 use crate::paths;
 use crate::plan::adopt::{self, ConfigFile, Installed, Seen, Variable, line};
 use crate::role::Role;
@@ -72,9 +73,11 @@ impl Service {
 pub struct Found {
     /// What k3s was told.
     pub installed: Installed,
-    /// Drop-ins of the unit, by path.
+    /// The program that the unit starts, by path.
+    pub program: String,
+    /// Drop-ins of the unit that are not ours, by path.
     pub drop_ins: Vec<String>,
-    /// Environment files, by path.
+    /// Environment files that are not ours, by path.
     pub environment_files: Vec<String>,
     /// Variables without a key that go with the unit file, and are to be kept.
     pub carried: Vec<(String, String)>,
@@ -91,6 +94,11 @@ pub fn environment_file(unit: &str) -> String {
     format!("/etc/systemd/system/{unit}.env")
 }
 
+/// The drop-in with which k3s reads one file of ours while it is taken over.
+pub fn drop_in(unit: &str) -> String {
+    format!("/etc/systemd/system/{unit}.d/{}", paths::ADOPT_DROP_IN)
+}
+
 /// What the k3s of `unit` was told; `None` when there is no such unit. `command`
 /// is what systemd has loaded, where it could be asked.
 ///
@@ -100,37 +108,50 @@ pub fn found(
     root: &Root,
     unit: &str,
     command: Option<Vec<String>>,
-    hostname: &str,
+    facts: &HostFacts,
 ) -> Result<Option<Found>, ReadError> {
     let Some(path) = overrides::fragment(root, unit) else { return Ok(None) };
     let mut service = Service::default();
-    let drop_ins = overrides::drop_ins(root, unit)?;
+    let mut drop_ins = overrides::drop_ins(root, unit)?;
     for file in std::iter::once(&path).chain(&drop_ins) {
         service.merge(file, &root.read_text(file)?.unwrap_or_default());
     }
+    let hostname = facts.identity.hostname.kernel.known().map_or("", String::as_str);
     let specified = |word: &str| line::specified(word, unit, hostname);
     let mut variables: Vec<Variable> =
         service.environment.iter().filter_map(|(path, word)| variable(path, &specified(word))).collect();
     let mut environment_files = Vec::new();
-    let mut carried: Vec<(String, String)> = loose(variables.iter().filter(|one| one.path == path));
+    // Files whose variables go with the unit file, the file itself among them.
+    let mut going = vec![path.clone()];
     for (named_in, file) in &service.files {
         let file = specified(file);
-        let read = variables_of(root, &file)?;
-        let is_read_by_ours = is_standard(&file, unit) || *named_in != path;
-        carried.extend(loose(read.iter().filter(|_| !is_read_by_ours)));
-        variables.extend(read);
+        going.extend((!is_standard(&file, unit) && *named_in == path).then(|| file.clone()));
+        variables.extend(variables_of(root, &file)?);
         environment_files.push(file);
     }
-    let by_name: BTreeMap<String, String> =
-        variables.iter().map(|one| (one.name.clone(), one.value.clone())).collect();
+    let by_name: BTreeMap<&str, &Variable> = variables.iter().map(|one| (one.name.as_str(), one)).into_map();
+    let carried = carried(&by_name, &going);
+    let values = by_name.values().map(|one| (one.name.clone(), one.value.clone())).collect();
     let words =
         command.unwrap_or_else(|| line::words(&service.start).iter().map(|word| specified(word)).collect());
-    let words = line::expanded(&words, &by_name);
-    let (role, arguments) = role(&words).ok_or_else(|| ReadError::Command { path: path.clone() })?;
+    let words = line::expanded(&words, &values);
+    let (program, role, arguments) =
+        started(&words).ok_or_else(|| ReadError::Command { path: path.clone() })?;
+    drop_ins.retain(|path| *path != drop_in(unit));
+    environment_files.retain(|path| path != paths::ADOPT_VARIABLES);
+    let version = facts.runtime.k3s.version.known().cloned().flatten().and_then(|text| text.parse().ok());
     let unit = unit.to_owned();
-    let mut installed = Installed { unit, path, role, arguments, variables, files: Vec::new() };
+    let mut installed = Installed { unit, path, role, version, arguments, variables, files: Vec::new() };
     installed.files = config_files(root, &adopt::config_path(&installed))?;
-    Ok(Some(Found { installed, drop_ins, environment_files, carried }))
+    Ok(Some(Found { installed, program, drop_ins, environment_files, carried }))
+}
+
+/// Variables without a key that are in force and stand where nobody reads them any
+/// more. One that lost would win in the file to which it goes.
+fn carried(by_name: &BTreeMap<&str, &Variable>, going: &[String]) -> Vec<(String, String)> {
+    let loose =
+        by_name.values().filter(|one| adopt::key_of(&one.name).is_none() && going.contains(&one.path));
+    loose.map(|one| (one.name.clone(), one.value.clone())).collect()
 }
 
 fn is_standard(path: &str, unit: &str) -> bool {
@@ -138,11 +159,6 @@ fn is_standard(path: &str, unit: &str) -> bool {
     [format!("/etc/default/{name}"), format!("/etc/sysconfig/{name}"), environment_file(unit)]
         .iter()
         .any(|standard| standard == path)
-}
-
-fn loose<'a>(variables: impl Iterator<Item = &'a Variable>) -> Vec<(String, String)> {
-    let loose = variables.filter(|one| adopt::key_of(&one.name).is_none());
-    loose.map(|one| (one.name.clone(), one.value.clone())).collect()
 }
 
 fn variable(path: &str, word: &str) -> Option<Variable> {
@@ -156,16 +172,18 @@ fn variables_of(root: &Root, path: &str) -> Result<Vec<Variable>, FileError> {
     Ok(all.map(|one| Variable { path: path.to_owned(), name: one.name, value: one.value }).collect())
 }
 
-/// Role and what stands behind it on the command line.
-fn role(words: &[String]) -> Option<(Role, Vec<String>)> {
+/// Program, role and what stands behind them on the command line.
+fn started(words: &[String]) -> Option<(String, Role, Vec<String>)> {
     let [program, command, rest @ ..] = words else { return None };
-    let is_k3s = program.rsplit('/').next().is_some_and(|name| name.trim_start_matches(['-', '@']) == "k3s");
+    let program = program.trim_start_matches(['-', '@', ':', '+', '!']);
+    let is_plain = program.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-".contains(&b));
+    let is_k3s = is_plain && program.starts_with('/') && program.ends_with("/k3s");
     let role = match command.as_str() {
         "server" => Role::Server,
         "agent" => Role::Agent,
         _ => return None,
     };
-    is_k3s.then(|| (role, rest.to_vec()))
+    is_k3s.then(|| (program.to_owned(), role, rest.to_vec()))
 }
 
 /// The main file, then its drop-ins by name (k3s: pkg/configfilearg/parser.go).
@@ -206,8 +224,9 @@ pub fn seen(root: &Root, facts: &HostFacts, raw: &adopt::Raw, role: Role) -> Res
         (read("token")?.or(given), agent, format!("{}/server/tls/server-ca.crt", paths::K3S_DATA))
     };
     Ok(Seen {
-        hostname: facts.identity.hostname.kernel.known().cloned().unwrap_or_default(),
-        default_ip: default_ip(facts),
+        name: name(root, facts)?,
+        addresses: root.read(&kubelet("serving"))?.map_or_else(Vec::new, |pem| leaf::addresses(&pem)),
+        servers: Vec::new(),
         server_token,
         agent_token,
         ca_hash: root.read(&ca)?.and_then(|pem| ca_hash_of_pem(&pem)),
@@ -223,16 +242,19 @@ fn given_token(root: &Root, raw: &adopt::Raw) -> Result<Option<String>, FileErro
         None => None,
     };
     let token = from_file.or_else(|| last("token").or(last("cluster-secret")).cloned());
-    Ok(token.and_then(|token| adopt::password(&token)))
+    Ok(token.and_then(|token| adopt::password(&token)).filter(|token| !adopt::is_bootstrap(token)))
 }
 
-/// First address on the interface of the default route, which k3s takes without
-/// `node-ip` (k3s: pkg/util/net.go).
-fn default_ip(facts: &HostFacts) -> Option<std::net::IpAddr> {
-    let routes = facts.network.routes.known()?;
-    let route =
-        routes.iter().find(|route| route.destination.prefix == 0 && route.destination.address.is_ipv4())?;
-    let nics = facts.network.interfaces.known()?;
-    let nic = nics.iter().find(|nic| nic.name == route.interface)?;
-    nic.addresses.iter().map(|cidr| cidr.address).find(std::net::IpAddr::is_ipv4)
+/// The kubelet's certificate for its calls (`client`) or for its callers (`serving`).
+fn kubelet(kind: &str) -> String {
+    format!("{}/agent/{kind}-kubelet.crt", paths::K3S_DATA)
+}
+
+/// As what this node runs: its kubelet's name, else what its etcd member was called
+/// when it joined.
+fn name(root: &Root, facts: &HostFacts) -> Result<Option<String>, FileError> {
+    let kubelet = root.read(&kubelet("client"))?.and_then(|pem| leaf::common_name(&pem));
+    let kubelet = kubelet.and_then(|name| name.strip_prefix("system:node:").map(str::to_lowercase));
+    let member = facts.runtime.k3s.etcd_member.known().and_then(Option::as_ref);
+    Ok(kubelet.or_else(|| member?.rsplit_once('-').map(|(name, _)| name.to_lowercase())))
 }

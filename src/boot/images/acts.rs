@@ -17,11 +17,13 @@ use crate::containerd::{CallError, Client, Image};
 use crate::error::Chain;
 use crate::facts::archive::{self, Contents, TarError};
 use crate::inventory::Inventory;
+use crate::ordered::Ordered as _;
 use crate::paths::{self, CONTAINERD_ROOT, CONTAINERD_SOCKET, IMAGES_CHECKED};
 use crate::sys::exec::ExecError;
 use crate::sys::packed::Packed;
 use crate::sys::sink::NoRoom;
 use crate::sys::{FileError, Root, atomic, exec, host, machine, space};
+use crate::wire::json;
 
 /// For a question to containerd by its own program.
 const QUICK: Duration = Duration::from_secs(30);
@@ -195,7 +197,7 @@ async fn import_archive(
     })?;
     run_import(root, tool, &path, is_local)?;
     let client = Client::connect(root).await?;
-    let there: BTreeSet<String> = client.images().await?.into_iter().map(|image| image.name).collect();
+    let there: BTreeSet<String> = client.images().await?.into_iter().map(|image| image.name).into_set();
     if let Some(missing) = names.iter().find(|name| !there.contains(*name)) {
         return Err(ImageError::Absent(missing.clone()));
     }
@@ -279,7 +281,7 @@ pub async fn remove(root: &Root, tool: &Tool, names: &[String]) -> Result<(), Im
 /// Every name of the images that have one of `names`.
 fn alike<'a>(images: &'a [Image], names: &[String]) -> Vec<&'a str> {
     let named = images.iter().filter(|image| names.contains(&image.name));
-    let targets: BTreeSet<&str> = named.map(|image| image.digest.as_str()).collect();
+    let targets: BTreeSet<&str> = named.map(|image| image.digest.as_str()).into_set();
     let all = images.iter().filter(|image| targets.contains(image.digest.as_str()));
     all.map(|image| image.name.as_str()).collect()
 }
@@ -311,7 +313,7 @@ struct Container {
 async fn containers(tool: &Tool) -> Result<Vec<Container>, ImageError> {
     let list = ctr(tool, &["containers", "ls"]).await?;
     let with_tasks = ctr(tool, &["tasks", "ls", "-q"]).await?;
-    let with_tasks: BTreeSet<&str> = with_tasks.lines().map(str::trim).collect();
+    let with_tasks: BTreeSet<&str> = with_tasks.lines().map(str::trim).into_set();
     let container = |line: &str| {
         let mut words = line.split_whitespace();
         let (id, image) = (words.next()?, words.next()?);
@@ -365,7 +367,7 @@ pub async fn verify(root: &Root, tool: &Tool, since: u64, sandbox: Option<&str>)
 /// When there was no check, or containerd does not answer.
 pub async fn verify_again(root: &Root, tool: &Tool) -> Result<(), ImageError> {
     let checked = root.read(IMAGES_CHECKED)?.unwrap_or_default();
-    note(root, tool, serde_json::from_slice(&checked)?).await
+    note(root, tool, json::read(&checked)?).await
 }
 
 async fn note(root: &Root, tool: &Tool, mut checked: Checked) -> Result<(), ImageError> {
@@ -377,5 +379,5 @@ async fn note(root: &Root, tool: &Tool, mut checked: Checked) -> Result<(), Imag
 /// What an act left in this boot.
 pub(super) fn left<T: serde::de::DeserializeOwned>(root: &Root, path: &str) -> Option<T> {
     let bytes = root.read(path).ok().flatten()?;
-    serde_json::from_slice(&bytes).map_err(|error| tracing::debug!(EDGE_PATH = path, EDGE_REASON = %Chain(&error), "an act's result cannot be read")).ok()
+    json::read(&bytes).map_err(|error| tracing::debug!(EDGE_PATH = path, EDGE_REASON = %Chain(&error), "an act's result cannot be read")).ok()
 }

@@ -16,6 +16,7 @@ use crate::paths::CONTAINERD_ROOT;
 use crate::sys::Root;
 use crate::sys::packed::Packed;
 use crate::sys::sink;
+use crate::wire::json;
 
 /// Damage in words, or why it could not be looked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -233,7 +234,7 @@ fn read<T: serde::de::DeserializeOwned>(root: &Root, digest: &str) -> Result<T, 
     let path = blob(digest);
     let bytes = root.read(&path).map_err(|error| Fault::Unread(error.to_string()))?;
     let bytes = bytes.ok_or_else(|| Fault::of_blob(digest, "is gone"))?;
-    match serde_json::from_slice(&bytes) {
+    match json::read(&bytes) {
         Ok(value) => Ok(value),
         Err(error) if has_digest(root, &path, digest)? => {
             Err(Fault::Unread(format!("blob {digest} is of no image of a container: {error}")))

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Deserialize;
 
 use super::acts::{Damaged, ImageError, Tool, ctr};
+use crate::ordered::Ordered as _;
 
 /// How many are named.
 const NAMED: usize = 3;
@@ -59,7 +60,7 @@ fn parents<'a>(table: &'a str) -> BTreeMap<&'a str, &'a str> {
             _ => None,
         }
     };
-    table.lines().skip(1).filter_map(parent).collect()
+    table.lines().skip(1).filter_map(parent).into_map()
 }
 
 fn stands_on(parents: &BTreeMap<&str, &str>, snapshot: &str, chain: &str) -> bool {

@@ -13,6 +13,7 @@ use tracing::info;
 use super::{Hands, Work, import_failed};
 use crate::containerd::{Client, Image};
 use crate::inventory::{self, Archive, Inventory};
+use crate::ordered::Ordered as _;
 use crate::paths;
 use crate::plan::Refusal;
 use crate::plan::images::{Gone, is_due};
@@ -28,7 +29,7 @@ const YES: &str = "pinned";
 /// An archive whose images are gone from the store counts as not imported.
 pub(super) async fn forget_vanished(hands: &Hands<'_>, work: &Work) -> Result<(), Refusal> {
     let root = hands.root;
-    let there: BTreeSet<String> = in_store(root).await?.1.into_iter().map(|image| image.name).collect();
+    let there: BTreeSet<String> = in_store(root).await?.1.into_iter().map(|image| image.name).into_set();
     let wanted = |sha256: &String| work.archives.iter().any(|image| image.sha256.as_str() == sha256);
     let now = hands.clock.unix();
     let is_gone = |archive: &Archive| {
@@ -95,5 +96,5 @@ fn has(image: &Image, label: &str) -> bool {
 fn wanted<'a>(work: &'a Work, recorded: &'a BTreeMap<String, Archive>) -> BTreeSet<&'a str> {
     let assigned = work.archives.iter().filter_map(|image| recorded.get(image.sha256.as_str()));
     let names = assigned.flat_map(|archive| archive.images.iter().map(String::as_str));
-    names.chain(work.sandbox.as_deref()).collect()
+    names.chain(work.sandbox.as_deref()).into_set()
 }

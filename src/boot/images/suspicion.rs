@@ -16,6 +16,7 @@ use crate::boot::act::{ActError, run_act};
 use crate::containerd::Client;
 use crate::error::Chain;
 use crate::inventory::{self, Archive, Inventory};
+use crate::ordered::Ordered as _;
 use crate::paths::{self, IMAGES_CHECKED, IMAGES_ENDLESS};
 use crate::plan::Refusal;
 use crate::sys::statefile::StateError;
@@ -235,7 +236,7 @@ fn told(it: &Damaged) -> Refusal {
 
 /// Durable before anything is removed: a cut in between imports them again.
 fn forget_damaged(root: &Root, damaged: &[Damaged]) -> Result<(), StateError> {
-    let names: BTreeSet<&String> = damaged.iter().flat_map(|it| &it.names).collect();
+    let names: BTreeSet<&String> = damaged.iter().flat_map(|it| &it.names).into_set();
     let is_hit = |archive: &Archive| archive.images.iter().any(|name| names.contains(name));
     let forget = |inventory: &mut Inventory| {
         let hit = inventory.archives.iter().filter(|(_, it)| is_hit(it)).map(|(sha256, _)| sha256.clone());

@@ -8,11 +8,11 @@
 
 use std::io::ErrorKind;
 
+use super::look;
 use crate::enrol::cache::{self, Stored};
-use crate::observe::mounts as table;
 use crate::plan::reset::{self as plan, mounts};
 use crate::sys::root::FileError;
-use crate::sys::statefile::{self, Loaded};
+use crate::sys::statefile;
 use crate::sys::{Root, atomic, trees};
 use crate::{enrol, paths};
 
@@ -68,15 +68,31 @@ pub(super) fn to_remove(root: &Root) -> Vec<String> {
     all.extend(own.map(|name| format!("{}/{name}", plan::CNI_RESULTS)));
     all.extend(plan::BOOT_RECORDS.map(str::to_owned));
     all.extend(own_files(root));
-    let is_left = |path: &String| root.exists(path) && !is_empty_mount_point(root, path);
+    let is_left = |path: &String| root.exists(path) && !is_empty_place(root, path);
     all.into_iter().filter(is_left).collect()
 }
 
-/// A disk of its own at `/var/lib/kubelet` stays mounted, and empty.
-fn is_empty_mount_point(root: &Root, path: &str) -> bool {
-    let mounts = table::read(root);
-    let is_point = mounts.known().is_some_and(|all| all.iter().any(|mount| mount.mount_point == path));
-    is_point && root.list(path).is_ok_and(|names| names.iter().all(|name| name == LOST))
+/// A disk of its own at `/var/lib/kubelet` stays mounted, and empty; a link to
+/// one stays too.
+fn is_empty_place(root: &Root, path: &str) -> bool {
+    if is_linked(root, path) {
+        return own_names(root, path).is_ok_and(|names| names.is_empty());
+    }
+    let mounts = look::mount_table(root).unwrap_or_default();
+    let is_place = mounts.iter().any(|mount| mount.mount_point == path);
+    is_place && root.list(path).is_ok_and(|names| names.iter().all(|name| name == LOST))
+}
+
+/// What is the kubelet's in a place that a link leads to.
+fn own_names(root: &Root, path: &str) -> Result<Vec<String>, FileError> {
+    let names = root.list(path)?.into_iter();
+    Ok(names.filter(|name| plan::KUBELETS.contains(&name.as_str())).collect())
+}
+
+/// Whether a person gave it another disk by a link.
+fn is_linked(root: &Root, path: &str) -> bool {
+    let is_link = root.read_link(path).ok().flatten().is_some();
+    is_link && root.stat(path).ok().flatten().is_some_and(|stat| stat.is_dir)
 }
 
 /// Files of ours that are there, with those of registries.
@@ -111,8 +127,7 @@ pub(super) fn move_aside(root: &Root, number: u64) -> Result<(), FileError> {
 
 /// Disks that a person mounted to give k3s room.
 fn rooms(root: &Root) -> Vec<String> {
-    let mounts = table::read(root);
-    let points = mounts.known().into_iter().flatten().map(|mount| mount.mount_point.clone());
+    let points = look::mount_table(root).unwrap_or_default().into_iter().map(|mount| mount.mount_point);
     points.filter(|point| mounts::is_room(point)).collect()
 }
 
@@ -182,7 +197,13 @@ pub(super) fn remove(root: &Root) -> Result<Vec<String>, FileError> {
     let mut met = Vec::new();
     let own = own_files(root);
     for path in to_remove(root).into_iter().filter(|path| !own.contains(path)) {
-        met.extend(trees::remove(root, &path)?);
+        if !is_linked(root, &path) {
+            met.extend(trees::remove(root, &path)?);
+            continue;
+        }
+        for name in own_names(root, &path)? {
+            met.extend(trees::remove(root, &format!("{path}/{name}"))?);
+        }
     }
     Ok(met)
 }
@@ -220,8 +241,16 @@ pub(super) fn sync_boot_links(root: &Root) {
 ///
 /// # Errors
 /// When it cannot be stored.
-pub(super) fn drop_assignment(root: &Root) -> Result<(), FileError> {
-    let loaded = statefile::load::<Stored>(root, paths::ASSIGNMENT).ok().and_then(Loaded::value);
+pub(super) fn drop_assignment(root: &Root, number: u64) -> Result<(), FileError> {
+    let loaded = match statefile::load::<Stored>(root, paths::ASSIGNMENT) {
+        Ok(loaded) => loaded.value(),
+        // Nobody can tell the trust in it from the tokens.
+        Err(_) if root.exists(paths::ASSIGNMENT) => {
+            move_one(root, &[], (paths::ASSIGNMENT, number))?;
+            None
+        }
+        Err(_) => None,
+    };
     if let Some(stored) = loaded.filter(|stored| stored.envelope.is_some()) {
         let kept = Stored { trust: stored.trust, ..Stored::default() };
         cache::store(root, &kept).map_err(unstored)?;
@@ -372,6 +401,41 @@ mod tests {
     }
 
     #[test]
+    fn a_link_to_another_disk_stays_and_what_is_behind_it_goes() {
+        let (dir, root) = node();
+        root.make_dir("/data", 0o755).unwrap();
+        for (place, real) in [(plan::KUBELET, "/data/kubelet"), ("/var/lib/rancher", "/data/rancher")] {
+            root.rename(place, real).unwrap();
+            std::os::unix::fs::symlink(root.path(real), dir.path().join(place.trim_start_matches('/')))
+                .unwrap();
+        }
+        let table = "25 1 8:2 / / rw - ext4 /dev/sda2 rw\n\
+                     30 25 0:3 / /data/kubelet/pods/1/token rw - tmpfs none rw\n\
+                     31 25 8:3 / /data/rancher/k3s/server/db rw - ext4 /dev/sdb1 rw\n";
+        root.ensure_dir("/proc/self").unwrap();
+        atomic::write(&root, "/proc/self/mountinfo", table.as_bytes(), 0o644).unwrap();
+        root.make_dir("/data/kubelet/of-people", 0o755).unwrap();
+        assert_eq!(look::to_unmount(&root), ["/var/lib/kubelet/pods/1/token"]);
+        reset(&root, 1);
+        assert!(root.exists(plan::KUBELET) && root.list("/data/kubelet").unwrap() == ["of-people"]);
+        assert!(root.exists(&format!("{K3S}/server/db")) && !root.exists("/data/rancher/k3s/server/tls"));
+        assert!(root.exists(&format!("{}{K3S}/server/db/etcd/name", backup(1))));
+        assert!(to_move(&root).is_empty() && to_remove(&root).is_empty());
+    }
+
+    #[test]
+    fn a_damaged_assignment_keeps_no_token_behind() {
+        let (_dir, root) = host(&[(paths::ASSIGNMENT, "{ torn, with a K10 token")]);
+        for _ in 0..2 {
+            drop_assignment(&root, 4).unwrap();
+            assert!(
+                !root.exists(paths::ASSIGNMENT)
+                    && root.exists(&format!("{}{}", backup(4), paths::ASSIGNMENT))
+            );
+        }
+    }
+
+    #[test]
     fn who_is_forgotten_has_no_key_and_no_password() {
         let (_dir, root) = node();
         forget(&root).unwrap();
@@ -390,7 +454,7 @@ mod tests {
         let stored = Stored { envelope: Some(envelope), ..Stored::default() };
         cache::store(&root, &stored).unwrap();
         for _ in 0..2 {
-            drop_assignment(&root).unwrap();
+            drop_assignment(&root, 1).unwrap();
             let now = statefile::load::<Stored>(&root, paths::ASSIGNMENT).unwrap().value().unwrap();
             assert_eq!((now.envelope, now.trust), (None, stored.trust.clone()));
             assert!(!root.exists("/var/lib/edge-bootstrap/assignment.json.prev"));

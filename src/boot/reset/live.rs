@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep};
 use super::{look, rules, told};
 use crate::boot::Agent;
 use crate::observe::mounts;
+use crate::plan::reset::mounts::is_below;
 use crate::plan::reset::network::Interface;
 use crate::sys::{Root, host, interfaces, processes};
 
@@ -22,14 +23,15 @@ const LAYERS: usize = 8;
 /// Ends all of it, as far as it goes.
 pub(super) async fn end(agent: &Agent) {
     let root = &agent.root;
+    agent.watcher.doing("ending processes, mounts and network of k3s and its pods");
     end_processes(root).await;
     unmount(root);
-    let manifest = look::look(agent, super::Wish { kill_only: true, forget: false }).await;
+    let manifest = look::live(agent).await;
     for path in &manifest.namespaces {
         remove_namespace(root, path);
     }
     remove_links(&manifest.interfaces);
-    rules::remove(&manifest.rules).await;
+    rules::remove(root, &manifest.rules).await;
     if let Err(error) = remove_groups(root) {
         told("a control group of pods stays", &error);
     }
@@ -58,15 +60,23 @@ async fn end_processes(root: &Root) {
 
 fn unmount(root: &Root) {
     for _ in 0..LAYERS {
-        let table = mounts::read(root);
+        let table = look::mount_table(root).unwrap_or_default();
         let points = look::to_unmount(root);
         if points.is_empty() {
             return;
         }
-        for point in points {
-            let is_remote = mounts::is_remote(table.known().map_or(&[], Vec::as_slice), &point);
-            let how = if is_remote { processes::unmount_remote } else { processes::unmount };
-            if let Err(error) = how(root, &point) {
+        let is_remote = |point: &str| mounts::is_remote(&table, point);
+        // A pod may have a directory of the host in which a person mounted a disk: that
+        // one stays where it is.
+        let leads = |point: &&String| points.iter().any(|inner| is_below(inner, point)) && !is_remote(point);
+        for point in points.iter().filter(leads) {
+            if let Err(error) = processes::seclude(root, point) {
+                told(&format!("{point} stays shared"), &error);
+            }
+        }
+        for point in &points {
+            let how = if is_remote(point) { processes::unmount_remote } else { processes::unmount };
+            if let Err(error) = how(root, point) {
                 told(&format!("{point} stays mounted"), &error);
             }
         }

@@ -7,18 +7,18 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::{Wish, files, rules};
+use super::{Wish, files, may, quorum, rules};
 use crate::boot::Agent;
-use crate::enrol::cache;
+use crate::error::Chain;
 use crate::facts::runtime::PinnedIdentity;
+use crate::observe::mounts as table;
 use crate::plan::reset::network::{self, Interface};
 use crate::plan::reset::processes::{self, Process};
+use crate::plan::reset::quorum::{Loss, loss};
 use crate::plan::reset::{self as plan, mounts};
-use crate::role::words::NodeId;
-use crate::role::{Assignment, Role};
 use crate::sys::systemd::UnitState;
 use crate::sys::{Root, host, interfaces, trees};
-use crate::{identity, observe, paths, reset};
+use crate::{identity, paths, reset};
 
 /// Named name spaces of the network, by ip-netns(8) and the CNI.
 const NAMESPACES: &str = "/run/netns";
@@ -43,6 +43,8 @@ pub struct Manifest {
     pub identity: Option<PinnedIdentity>,
     /// What a person should know before.
     pub warnings: Vec<String>,
+    /// Why it would be refused as things are.
+    pub refused: Vec<String>,
     /// Units that are stopped, with their states.
     pub units: Vec<(String, String)>,
     /// Processes that are ended, with the reason.
@@ -55,6 +57,8 @@ pub struct Manifest {
     pub interfaces: Vec<Interface>,
     /// Chains and rules that are removed.
     pub rules: rules::Found,
+    /// What could not be seen, so that nobody can say that it is gone.
+    pub blind: Vec<String>,
     /// What is moved into the backup.
     pub moved: Vec<Item>,
     /// What is removed.
@@ -67,15 +71,32 @@ pub struct Manifest {
 pub async fn look(agent: &Agent, wish: Wish) -> Manifest {
     let root = &agent.root;
     let mut manifest = live(agent).await;
-    manifest.identity = identity::load(root).ok().and_then(|loaded| loaded.value());
-    if wish.kill_only {
-        return manifest;
+    manifest.identity = pinned(root);
+    manifest.warnings.extend(manifest.rules.unseen.iter().map(|reason| format!("not looked at: {reason}")));
+    let loss = if wish.kill_only { None } else { loss_of(root, manifest.identity.as_ref()).await };
+    manifest.refused = may::obstacles(agent, wish, loss.as_ref());
+    manifest.warnings.extend(loss.map(|loss| loss.warning));
+    if !wish.kill_only {
+        on_disk(root, wish, &mut manifest);
     }
+    manifest
+}
+
+/// The identity, when one is pinned and can be read.
+pub(super) fn pinned(root: &Root) -> Option<PinnedIdentity> {
+    identity::load(root).ok().and_then(|loaded| loaded.value())
+}
+
+/// What its cluster would lose; asks nobody where this host is no server.
+pub(super) async fn loss_of(root: &Root, identity: Option<&PinnedIdentity>) -> Option<Loss> {
+    let identity = identity
+        .filter(|identity| identity.joined.is_some() && identity.role == crate::role::Role::Server)?;
+    loss(Some(identity), &quorum::members(root, identity).await)
+}
+
+fn on_disk(root: &Root, wish: Wish, manifest: &mut Manifest) {
     let begun = reset::unfinished(root);
     manifest.number = begun.map_or_else(|| files::next_number(root).unwrap_or(1), |begun| begun.number);
-    manifest
-        .warnings
-        .extend(plan::member_warning(manifest.identity.as_ref(), voters(root, manifest.identity.as_ref())));
     manifest.moved = items(root, files::to_move(root));
     let mut gone = files::to_remove(root);
     if wish.forget {
@@ -85,15 +106,14 @@ pub async fn look(agent: &Agent, wish: Wish) -> Manifest {
     let kept = plan::kept(wish.forget).into_iter().filter(|(path, _)| root.exists(path));
     let item = |(path, why): (&str, &str)| Item {
         path: path.to_owned(),
-        bytes: trees::weight(root, path),
+        bytes: weight(root, path),
         why: why.to_owned(),
     };
     manifest.kept = kept.map(item).collect();
-    manifest
 }
 
 /// What is still there, one line each; `running` looks at nothing on disk.
-pub(super) async fn left(agent: &Agent, running: bool) -> Vec<String> {
+pub(super) async fn left(agent: &Agent, running: bool) -> super::Outcome {
     let manifest = live(agent).await;
     let mut left: Vec<String> =
         manifest.units.iter().map(|(name, state)| format!("{name} is {state}")).collect();
@@ -104,43 +124,79 @@ pub(super) async fn left(agent: &Agent, running: bool) -> Vec<String> {
     left.extend(manifest.namespaces.iter().map(|name| format!("network name space {name} is there")));
     left.extend(manifest.interfaces.iter().map(|link| format!("interface {} is there", link.name)));
     left.extend(manifest.rules.lines());
+    left.extend(manifest.blind);
     if !running {
         let root = &agent.root;
         let gone = files::to_move(root).into_iter().chain(files::to_remove(root));
         left.extend(gone.map(|path| format!("{path} is there")));
     }
-    left
+    super::Outcome { left, unseen: manifest.rules.unseen, backup: None }
 }
 
 /// What runs. A unit that is down is not named.
-async fn live(agent: &Agent) -> Manifest {
+pub(super) async fn live(agent: &Agent) -> Manifest {
     let root = &agent.root;
     let all = all_processes(root);
     let processes = processes::to_end(&all, host::pid());
     let foreign = foreign_networks(root);
-    let links = interfaces::all().unwrap_or_default().into_iter();
+    let mut blind = Vec::new();
+    let links = interfaces::all().unwrap_or_else(|errno| {
+        blind.push(format!("the kernel does not tell its interfaces: {}", errno.desc()));
+        Vec::new()
+    });
+    let links = links.into_iter();
     let links: Vec<Interface> =
         links.map(|link| Interface { index: link.index, name: link.name, master: link.master }).collect();
+    if mount_table(root).is_none() {
+        blind.push("the table of mounts cannot be read".to_owned());
+    }
     Manifest {
-        units: units(agent).await,
+        units: units(agent, &all).await,
         namespaces: namespaces(root, &all, &processes),
         processes,
         mounts: to_unmount(root),
         interfaces: network::interfaces(&links, &foreign),
         rules: rules::look(root, !foreign.is_empty()).await,
+        blind,
         ..Manifest::default()
     }
 }
 
-async fn units(agent: &Agent) -> Vec<(String, String)> {
+async fn units(agent: &Agent, all: &[Process]) -> Vec<(String, String)> {
     let mut found = Vec::new();
-    for name in plan::UNITS.into_iter().chain([plan::PODS_SLICE]) {
-        let state = agent.systemd.unit(name).await.unwrap_or_default();
-        if !state.active.is_empty() && !is_over(&state) {
-            found.push((name.to_owned(), format!("{}/{}", state.active, state.sub)));
+    for name in unit_names(agent, all).await.into_iter().chain([plan::PODS_SLICE.to_owned()]) {
+        match agent.systemd.unit(&name).await {
+            Ok(state) if state.active.is_empty() || is_over(&state) => {}
+            Ok(state) => found.push((name, format!("{}/{}", state.active, state.sub))),
+            // Nothing proves that it is down.
+            Err(error) => {
+                found.push((name, format!("in a state that systemd does not tell: {}", Chain(&error))))
+            }
         }
     }
     found
+}
+
+/// Units of k3s: ours, and those of others that start k3s under another name.
+pub(super) async fn unit_names(agent: &Agent, all: &[Process]) -> Vec<String> {
+    let mut names: Vec<String> = plan::UNITS.map(str::to_owned).into();
+    for directory in plan::UNIT_DIRECTORIES {
+        for name in agent.root.list(directory).unwrap_or_default() {
+            let text = || agent.root.read_text(&format!("{directory}/{name}")).ok().flatten();
+            if name.starts_with("k3s") && text().is_some_and(|text| plan::is_unit_of_k3s(&name, &text)) {
+                names.push(name);
+            }
+        }
+    }
+    for (name, pid) in processes::units_of_k3s(all) {
+        // A service in which somebody started k3s by hand is not k3s's.
+        if agent.systemd.unit(&name).await.is_ok_and(|state| state.main_pid == pid) {
+            names.push(name);
+        }
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    names.retain(|name| seen.insert(name.clone()));
+    names
 }
 
 fn is_over(state: &UnitState) -> bool {
@@ -169,17 +225,21 @@ fn process(root: &Root, pid: u32) -> Option<Process> {
     })
 }
 
-/// Whether this program itself runs in what it would end.
-#[must_use]
-pub fn is_inside(root: &Root) -> bool {
-    processes::is_inside(&all_processes(root), host::pid())
-}
-
 /// Mounts that go, the last one first: what lies in another comes before it.
 pub(super) fn to_unmount(root: &Root) -> Vec<String> {
-    let table = observe::mounts::read(root);
-    let points = table.known().into_iter().flatten().rev().map(|mount| mount.mount_point.clone());
+    let points = mount_table(root).unwrap_or_default().into_iter().rev().map(|mount| mount.mount_point);
     points.filter(|point| mounts::must_go(point)).collect()
+}
+
+/// The table of mounts, with places behind links by the names that the rules
+/// know; `None` when it cannot be read.
+pub(super) fn mount_table(root: &Root) -> Option<Vec<table::Mount>> {
+    let real = |place: &'static str| Some((place, trees::real(root, place)?));
+    let links = mounts::PLACES.into_iter().filter_map(real).filter(|(place, real)| place != real);
+    let links: Vec<(&str, String)> = links.collect();
+    let mut all = table::read(root).known()?.clone();
+    all.iter_mut().for_each(|mount| mount.mount_point = mounts::nominal(&mount.mount_point, &links));
+    Some(all)
 }
 
 /// Name spaces that the CRI made and in which nobody lives who stays.
@@ -219,18 +279,20 @@ fn foreign_networks(root: &Root) -> Vec<String> {
 
 fn items(root: &Root, all: Vec<String>) -> Vec<Item> {
     let there = all.into_iter().filter(|path| root.exists(path));
-    there.map(|path| Item { bytes: trees::weight(root, &path), path, why: String::new() }).collect()
+    there.map(|path| Item { bytes: weight(root, &path), path, why: String::new() }).collect()
 }
 
-/// The other servers of the cluster by the newest assignment.
-fn voters(root: &Root, identity: Option<&PinnedIdentity>) -> Option<usize> {
-    let identity = identity?;
-    let node_id: NodeId = identity.node_id.clone()?.parse().ok()?;
-    let assignment: Assignment = cache::load(root, &node_id).ok()?.assignment?;
-    let others =
-        assignment.room.iter().filter(|host| host.role == Role::Server && host.ip != identity.node_ip);
-    let listed = assignment.duty.as_ref().map_or(0, |duty| duty.cluster.servers.len());
-    Some(others.count().max(listed))
+/// Weight of what is there. What another host would have to tell is not asked: a
+/// dead server would hang it.
+fn weight(root: &Root, path: &str) -> u64 {
+    let is_remote = |mount: &table::Mount| {
+        mounts::is_below(&mount.mount_point, path)
+            && table::is_remote(std::slice::from_ref(mount), &mount.mount_point)
+    };
+    if mount_table(root).is_none_or(|all| all.iter().any(is_remote) || table::is_remote(&all, path)) {
+        return 0;
+    }
+    trees::weight(root, &trees::real(root, path).unwrap_or_else(|| path.to_owned()))
 }
 
 impl Manifest {
@@ -248,6 +310,7 @@ impl Manifest {
             "forget": wish.forget,
             "node": self.identity.as_ref().map(|identity| &identity.node_name),
             "warnings": self.warnings,
+            "refused": self.refused,
             "units": self.units.iter().map(|(name, state)| json!({"name": name, "state": state})).collect::<Vec<_>>(),
             "processes": self.processes.iter().map(process).collect::<Vec<_>>(),
             "mounts": self.mounts,

@@ -9,13 +9,15 @@
 mod files;
 mod live;
 mod look;
+mod may;
+mod quorum;
 mod rules;
 
 use std::time::Duration;
 
 use thiserror::Error;
 
-pub use look::{Item, Manifest, is_inside, look};
+pub use look::{Item, Manifest, look};
 
 use super::{Agent, Stop, StopKind};
 use crate::error::Chain;
@@ -31,12 +33,25 @@ use crate::{activate, identity, paths};
 const STOP: Duration = Duration::from_secs(30);
 
 /// What a person asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Wish {
     /// End what runs, and remove nothing from disk.
     pub kill_only: bool,
     /// Drop the identity too.
     pub forget: bool,
+    /// Do it although the cluster ends or loses its majority with this host.
+    pub break_cluster: bool,
+}
+
+/// What became of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// What is still there, one line each: empty when it is done.
+    pub left: Vec<String>,
+    /// What could not be looked at.
+    pub unseen: Vec<String>,
+    /// Directory with what was moved.
+    pub backup: Option<String>,
 }
 
 /// Why a reset could not be carried on; what was done stays done.
@@ -56,47 +71,65 @@ pub enum ResetError {
     Fault(&'static str, #[source] std::io::Error),
 }
 
-/// Ends what runs of k3s, and gives what is left of it, one line each.
+/// Whether a wish may be carried out now: what its cluster loses, in words, and
+/// why not, one line each.
+pub async fn may_begin(agent: &Agent, wish: Wish) -> (Option<String>, Vec<String>) {
+    let pinned = look::pinned(&agent.root).filter(|_| !wish.kill_only);
+    let loss = look::loss_of(&agent.root, pinned.as_ref()).await;
+    let obstacles = may::obstacles(agent, wish, loss.as_ref());
+    (loss.map(|loss| loss.warning), obstacles)
+}
+
+/// Ends what runs of k3s, and gives what is left of it.
 ///
 /// # Errors
-/// When systemd is not reached, or a process or mount cannot be seen.
-pub async fn kill(agent: &Agent) -> Result<Vec<String>, ResetError> {
+/// When systemd is not reached.
+pub async fn kill(agent: &Agent) -> Result<Outcome, ResetError> {
     stop_units(agent, false).await?;
     live::end(agent).await;
     Ok(look::left(agent, true).await)
 }
 
-/// Carries the whole reset out, or goes on with one that was cut. Gives what is
-/// left, one line each: empty when it is done.
+/// Carries the whole reset out, or goes on with one that was cut.
 ///
 /// # Errors
 /// When a step fails; the same call goes on there.
-pub async fn carry_out(agent: &Agent, forget: bool, by: &str) -> Result<Vec<String>, ResetError> {
+pub async fn carry_out(agent: &Agent, forget: bool, by: &str) -> Result<Outcome, ResetError> {
     let reset = begin(agent, forget, by)?;
     stop_units(agent, true).await?;
     point("reset-stopped")?;
     live::end(agent).await;
     // What still holds a mount holds what is in it: nothing is removed then.
     let running = look::left(agent, true).await;
-    if !running.is_empty() {
+    if !running.left.is_empty() {
         return Ok(running);
     }
     point("reset-ended")?;
+    let met = clear_disk(agent, &reset)?;
+    agent.systemd.reload().await?;
+    leave_identity(agent, &reset)?;
+    activate::forget(&agent.root)?;
+    point("reset-identity")?;
+    agent.watcher.doing("looking for what is left");
+    let mut outcome = look::left(agent, false).await;
+    outcome.left.extend(met.into_iter().map(|point| format!("something is mounted at {point}")));
+    outcome.backup = Some(files::backup(reset.number)).filter(|backup| agent.root.exists(backup));
+    if outcome.left.is_empty() {
+        reset::record(&agent.root, &Reset { finished: true, ..reset })?;
+    }
+    Ok(outcome)
+}
+
+/// Gives mounts that were in the way.
+fn clear_disk(agent: &Agent, reset: &Reset) -> Result<Vec<String>, ResetError> {
+    agent.watcher.doing(&format!("moving what a person may need again to {}", files::backup(reset.number)));
     files::move_aside(&agent.root, reset.number)?;
     point("reset-moved")?;
+    agent.watcher.doing("removing what is left of k3s on disk");
     let met = files::remove(&agent.root)?;
     files::remove_own(&agent.root)?;
     point("reset-removed")?;
-    agent.systemd.reload().await?;
-    leave_identity(agent, reset.forget)?;
-    activate::forget(&agent.root)?;
-    point("reset-identity")?;
-    let mut left = look::left(agent, false).await;
-    left.extend(met.into_iter().map(|point| format!("something is mounted at {point}")));
-    if left.is_empty() {
-        reset::record(&agent.root, &Reset { finished: true, ..reset })?;
-    }
-    Ok(left)
+    Ok(met)
 }
 
 /// Records what begins, or takes up what has begun. Once it was said that the
@@ -120,35 +153,37 @@ fn begin(agent: &Agent, forget: bool, by: &str) -> Result<Reset, ResetError> {
 
 /// Stops k3s, and the slice of pods with all that is in it.
 async fn stop_units(agent: &Agent, disable: bool) -> Result<(), ResetError> {
-    for name in plan::UNITS {
-        let state = agent.systemd.unit(name).await?;
+    for name in look::unit_names(agent, &look::all_processes(&agent.root)).await {
+        let state = agent.systemd.unit(&name).await?;
         if !state.is_down() {
-            agent.systemd.run(Verb::Stop, name, STOP).await?;
+            agent.watcher.doing(&format!("stopping {name}, for at most {} s", STOP.as_secs()));
+            agent.systemd.run(Verb::Stop, &name, STOP).await?;
         }
         if disable && state.file_state == "enabled" {
-            agent.systemd.disable(name).await?;
+            agent.systemd.disable(&name).await?;
             files::sync_boot_links(&agent.root);
         }
     }
     let pods = agent.systemd.unit(plan::PODS_SLICE).await?;
     if !pods.is_down() {
+        agent.watcher.doing("stopping the pods");
         agent.systemd.run(Verb::Stop, plan::PODS_SLICE, STOP).await?;
     }
     Ok(())
 }
 
 /// The identity of the same host in no cluster, or none at all.
-fn leave_identity(agent: &Agent, forget: bool) -> Result<(), ResetError> {
-    if forget {
+fn leave_identity(agent: &Agent, reset: &Reset) -> Result<(), ResetError> {
+    if reset.forget {
         return Ok(files::forget(&agent.root)?);
     }
     // A damaged one is not made better here, and no reason not to leave.
-    if let Some(pinned) = identity::load(&agent.root).ok().and_then(|loaded| loaded.value()) {
+    if let Some(pinned) = look::pinned(&agent.root) {
         identity::pin(&agent.root, &plan::identity_after(&pinned))?;
     }
     // It knows of the life that was left.
     agent.root.remove_file(&format!("{}.prev", paths::IDENTITY))?;
-    Ok(files::drop_assignment(&agent.root)?)
+    Ok(files::drop_assignment(&agent.root, reset.number)?)
 }
 
 /// A pass of a host that is being reset, or was: it changes nothing.

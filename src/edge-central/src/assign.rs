@@ -136,7 +136,8 @@ impl Room<'_> {
     fn join(&self, role: Role) -> Join {
         let server_token = (role == Role::Server).then(|| self.site.server_token.clone());
         let agent_token = (role != Role::None).then(|| self.site.agent_token.clone());
-        Join { server_token, agent_token, previous_server_token: None }
+        let previous = self.site.previous_server_token.clone();
+        Join { server_token, agent_token, previous_server_token: previous.filter(|_| role == Role::Server) }
     }
 
     fn k3s(&self, role: Role) -> Result<K3s, AssignError> {

@@ -19,6 +19,7 @@ pub fn site() -> Site {
         },
         epoch: 1,
         server_token: Secret::new("server-canary"),
+        previous_server_token: None,
         agent_token: Secret::new("agent-canary"),
         ca_hash: None,
         lease: None,

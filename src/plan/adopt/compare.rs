@@ -4,40 +4,15 @@
 //! defaults, switches that are off, the order of sets, old names; and what no
 //! take-over may change. Pure; values are redacted already.
 
-use std::net::IpAddr;
-
+use super::seen::{Seen, contradictions};
 use super::table;
 use super::values::truth;
 use crate::facts::k3s_config::Effective;
+use crate::ordered::Ordered as _;
 use crate::paths;
 use crate::plan::keys;
 use crate::plan::refusal::Refusal;
 use crate::role::{Assignment, Duty, Role};
-
-/// What of the host counts beside its settings. Holds secrets.
-#[derive(Clone, Default)]
-pub struct Seen {
-    /// Name that k3s takes without `node-name`.
-    pub hostname: String,
-    /// Address that k3s takes without `node-ip`: that of the default route.
-    pub default_ip: Option<IpAddr>,
-    /// Password in the cluster's own server token, on a server.
-    pub server_token: Option<String>,
-    /// Password with which agents join; on a server only when it is its own.
-    pub agent_token: Option<String>,
-    /// Hash of the cluster's CA by k3s's rule.
-    pub ca_hash: Option<String>,
-    /// Version of the binary, for example `v1.36.2+k3s1`.
-    pub version: Option<String>,
-    /// Whether there is a datastore of etcd.
-    pub has_datastore: Option<bool>,
-}
-
-impl std::fmt::Debug for Seen {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(out, "Seen({}, tokens secret)", self.hostname)
-    }
-}
 
 /// One key that k3s would read otherwise at its next start.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,9 +83,10 @@ pub fn normal(effective: &Effective, role: Role, seen: &Seen) -> Effective {
             normal.0.insert(key.clone(), values);
         }
     }
-    normal.0.entry("node-name".to_owned()).or_insert_with(|| vec![seen.hostname.to_lowercase()]);
-    if let Some(ip) = seen.default_ip {
-        normal.0.entry("node-ip".to_owned()).or_insert_with(|| vec![ip.to_string()]);
+    for (key, running) in [("node-name", seen.name.clone()), ("node-ip", seen.running_ip(effective))] {
+        if let Some(running) = running {
+            normal.0.entry(key.to_owned()).or_insert_with(|| vec![running]);
+        }
     }
     if role == Role::Server && dns_follows(&normal) {
         normal.0.remove("cluster-dns");
@@ -160,7 +136,7 @@ fn dns_follows(normal: &Effective) -> bool {
 /// Keys whose values differ between two configurations in their normal form.
 #[must_use]
 pub fn differences(old: &Effective, new: &Effective) -> Vec<Difference> {
-    let keys: std::collections::BTreeSet<&String> = old.0.keys().chain(new.0.keys()).collect();
+    let keys: std::collections::BTreeSet<&String> = old.0.keys().chain(new.0.keys()).into_set();
     let differs = keys.into_iter().filter(|key| old.all(key) != new.all(key));
     differs
         .map(|key| Difference {
@@ -234,6 +210,7 @@ pub fn blockers(
             "correct the assignment: taking over changes neither node nor cluster",
         )
     }));
+    found.extend(contradictions(old, seen));
     found.extend(cluster(duty, seen));
     found
 }
@@ -264,6 +241,7 @@ fn cluster(duty: &Duty, seen: &Seen) -> Vec<Refusal> {
             format!("give the assignment the password of {}/server/token", paths::K3S_DATA),
         ));
     }
+    found.extend(agent_token(duty, seen));
     let version = duty.k3s.version.as_str();
     if let Some(runs) = seen.version.as_deref().filter(|runs| *runs != version) {
         found.push(refused(
@@ -272,6 +250,23 @@ fn cluster(duty: &Duty, seen: &Seen) -> Vec<Refusal> {
         ));
     }
     found
+}
+
+/// Agents join with the server token where k3s was told no other (k3s:
+/// pkg/server/server.go).
+fn agent_token(duty: &Duty, seen: &Seen) -> Option<Refusal> {
+    let own = seen.agent_token.as_ref().or(seen.server_token.as_ref())?;
+    let assigned = duty.join.agent.as_ref().map(ToString::to_string);
+    let keeps = match &assigned {
+        Some(assigned) => assigned == own,
+        None => seen.agent_token.is_none(),
+    };
+    (!keeps).then(|| {
+        refused(
+            "the assignment's agent token is not the one with which agents of this cluster join: they, or this one, could not come back",
+            "give the assignment the token that the agents have",
+        )
+    })
 }
 
 pub(super) fn refused(reason: impl Into<String>, next: impl Into<String>) -> Refusal {

@@ -11,23 +11,27 @@ pub mod line;
 mod proposal;
 mod rest;
 mod rows;
+mod seen;
 mod table;
-mod values;
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-pub use compare::{Difference, Seen, blockers, differences, normal};
-pub use proposal::{Proposed, password, proposal};
-pub use rest::{Rest, environment_rest, is_transition, left_out, transition, unit_rest};
+pub use compare::{Difference, blockers, differences, normal};
+pub use proposal::{Proposed, is_bootstrap, password, proposal};
+pub use rest::{
+    AGENT_DROP_IN, Rest, agent_drop_in, environment_rest, left_out, transition, unit_rest, unwritable,
+};
 pub use rows::{Row, rows, shown};
+pub use seen::Seen;
 pub use table::key_of;
 
+use super::keys::values;
 use super::refusal::Refusal;
-use super::{Inputs, pinned, units};
+use super::{Inputs, keys, pinned, retire, units};
 use crate::facts::k3s_config::{Effective, Layer, SECRET_KEYS};
 use crate::paths;
-use crate::role::Role;
+use crate::role::{K3sVersion, Role};
 use crate::wire::secret::fingerprint;
 
 /// Values by key, secrets among them: never shown, only compared and written.
@@ -74,6 +78,8 @@ pub struct Installed {
     pub path: String,
     /// By the command on its line.
     pub role: Role,
+    /// Of the binary, where it is known: not every version reads every variable.
+    pub version: Option<K3sVersion>,
     /// What stands behind `server` or `agent`, as k3s gets it.
     pub arguments: Vec<String>,
     /// Variables of `Environment=` and of environment files, the last of a name counts.
@@ -133,7 +139,12 @@ pub fn settings(installed: &Installed) -> Vec<Setting> {
     all.extend(arguments(installed));
     all.extend(installed.variables.iter().map(of_variable));
     for index in 0..all.len() {
-        let lost = all.get(index).and_then(|one| lost(one, all.get(index + 1..).unwrap_or_default(), &all));
+        let unread = all.get(index).and_then(|one| unread(one, installed));
+        let lost = || {
+            let later = all.get(index + 1..).unwrap_or_default();
+            all.get(index).and_then(|one| lost(one, later, &all))
+        };
+        let lost = unread.or_else(lost);
         if let Some(one) = all.get_mut(index) {
             one.invalid = one.key.as_deref().and_then(|key| values::problem(key, &one.values));
             one.lost = lost;
@@ -195,6 +206,22 @@ fn arguments(installed: &Installed) -> Vec<Setting> {
     found
 }
 
+/// Why k3s does not even look at a variable: it is the other role's, or another
+/// version's. In a file the same key would end an agent.
+fn unread(one: &Setting, installed: &Installed) -> Option<String> {
+    let key = one.key.as_deref().filter(|_| one.rank == Rank::Variable)?;
+    let Installed { role, version, .. } = installed;
+    let of_role = keys::rows().any(|row| row.name == key && row.serves(*role));
+    let of_version = version.as_ref().is_none_or(|version| match keys::of(version).find(key, *role) {
+        keys::Presence::Known(_) | keys::Presence::Perhaps(_) => table::has_variable(version, &one.name),
+        _ => false,
+    });
+    (!of_role || !of_version).then(|| match version {
+        Some(version) if of_role => format!("k3s {version} does not read it"),
+        _ => format!("k3s as {role} does not read it"),
+    })
+}
+
 /// Why `one` has no effect. `later` stand behind it in the order of reading.
 fn lost(one: &Setting, later: &[Setting], all: &[Setting]) -> Option<String> {
     let key = one.key.as_deref()?;
@@ -238,9 +265,7 @@ pub fn in_force(settings: &[Setting]) -> Raw {
         if !table::is_list(key) {
             slot.clear();
         }
-        // A take-over that was cut finds what it moved in both places.
-        let more: Vec<String> = one.values.iter().filter(|value| !slot.contains(value)).cloned().collect();
-        slot.extend(more);
+        slot.extend(one.values.iter().cloned());
     }
     raw
 }
@@ -270,24 +295,43 @@ pub fn redacted(raw: &Raw) -> Effective {
 }
 
 /// Why no pass may touch this host yet: its k3s was installed by others, and
-/// nobody has said that it is to be taken over.
+/// nobody has said that it is to be taken over. Told by files, because at a boot
+/// nothing of k3s runs yet.
 pub(super) fn is_needed(inputs: Inputs<'_>) -> Option<Refusal> {
     let runtime = &inputs.facts.runtime;
     if pinned(inputs.facts).is_some() || runtime.files.contains_key(paths::ADOPTED) {
         return None;
     }
-    let runs_from = |path: &&str| {
-        let name = path.rsplit('/').next().unwrap_or_default().trim_end_matches(".service");
-        let runs =
-            runtime.units.get(name).and_then(|unit| unit.known()).is_some_and(|unit| unit.main_pid != 0);
-        runs && runtime.files.get(*path).and_then(|file| file.text.as_deref()).is_some_and(units::is_foreign)
-    };
-    let path = [paths::K3S_UNIT, paths::K3S_AGENT_UNIT].into_iter().find(runs_from)?;
+    let is_alive = |unit: &&str| is_enabled_or_up(inputs, unit) || has_lived(inputs);
+    let unit = [units::K3S, units::K3S_AGENT].into_iter().filter(is_alive);
+    let path = unit.filter_map(|unit| foreign_unit(inputs, unit)).next()?;
     Some(Refusal::new(
         "EB-adopt-needed",
-        format!("k3s runs on this host from {path}, which others wrote"),
-        "`edge-bootstrap adopt` shows what taking it over means, `edge-bootstrap adopt --yes` does it",
+        format!("the k3s of this host was installed by others: {path}"),
+        "`edge-bootstrap adopt` shows what taking it over means; nothing is touched before a person says so",
     ))
+}
+
+/// The file that counts for `unit`, when others wrote it.
+fn foreign_unit(inputs: Inputs<'_>, unit: &str) -> Option<String> {
+    let files = &inputs.facts.runtime.files;
+    let places = ["/etc/systemd/system", "/usr/lib/systemd/system"].map(|place| format!("{place}/{unit}"));
+    let path = places.into_iter().find(|path| files.contains_key(path))?;
+    files.get(&path)?.text.as_deref().is_some_and(units::is_foreign).then_some(path)
+}
+
+fn is_enabled_or_up(inputs: Inputs<'_>, unit: &str) -> bool {
+    let runtime = &inputs.facts.runtime;
+    let state = runtime.units.get(unit.trim_end_matches(".service")).and_then(|state| state.known());
+    let link = format!("/etc/systemd/system/multi-user.target.wants/{unit}");
+    runtime.links.contains_key(&link)
+        || state.is_some_and(|state| state.main_pid != 0 || state.file_state == "enabled")
+}
+
+/// What cannot be read may have lived.
+fn has_lived(inputs: Inputs<'_>) -> bool {
+    let remains = inputs.facts.runtime.k3s.remains.known();
+    remains.is_none_or(|remains| remains.iter().any(|path| retire::belongs_to_a_cluster(path)))
 }
 
 #[cfg(test)]

@@ -6,8 +6,9 @@
 
 use std::fmt::Write as _;
 
-use super::compare::{Seen, default_of, refused};
-use super::{Raw, table, values};
+use super::compare::{default_of, refused};
+use super::seen::Seen;
+use super::{Raw, redacted, table, values};
 use crate::plan::config::DISABLED;
 use crate::plan::keys::{self, May};
 use crate::plan::refusal::Refusal;
@@ -49,6 +50,16 @@ pub fn password(token: &str) -> Option<String> {
     (!bare.is_empty()).then(|| bare.to_owned())
 }
 
+/// Whether a token is one of those that end after a day (`k3s token create`): good
+/// for a join, and of no use later (k3s: pkg/clientaccess/token.go).
+#[must_use]
+pub fn is_bootstrap(password: &str) -> bool {
+    let is_word = |word: &str, length| {
+        word.len() == length && word.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+    };
+    password.split_once('.').is_some_and(|(id, secret)| is_word(id, 6) && is_word(secret, 16))
+}
+
 /// The assignment of what runs with `raw`, for `site`.
 ///
 /// # Errors
@@ -83,25 +94,31 @@ struct Needed {
 }
 
 fn needed(raw: &Raw, role: Role, seen: &Seen) -> Result<Needed, Vec<Refusal>> {
-    let name = last(raw, "node-name").unwrap_or(&seen.hostname).to_lowercase();
-    let first_ip = raw.get("node-ip").and_then(|ips| ips.first()).cloned();
-    let ip = first_ip.or_else(|| seen.default_ip.map(|ip| ip.to_string()));
+    let told = |key: &str| raw.get(key).and_then(|values| values.first()).filter(|value| !value.is_empty());
+    let name = seen.name.clone().or_else(|| told("node-name").map(|name| name.to_lowercase()));
+    let ip = told("node-ip").cloned().or_else(|| seen.running_ip(&redacted(raw)));
     let token = match role {
         Role::Agent => ("agent_token", seen.agent_token.clone()),
         Role::Server | Role::None => ("server_token", seen.server_token.clone()),
     };
     let mut missing = Vec::new();
     let mut ask = |what: &str, next: &str| missing.push(refused(what, next));
+    if name.is_none() {
+        ask(
+            "the name of this node cannot be told from agent/client-kubelet.crt in /var/lib/rancher/k3s",
+            "let k3s start once, or give it its node-name",
+        );
+    }
     if ip.is_none() {
         ask(
-            "the address of this node cannot be told",
+            "the address of this node cannot be told from agent/serving-kubelet.crt in /var/lib/rancher/k3s",
             "name it: [node] ip in /etc/edge-bootstrap/config.toml",
         );
     }
     if token.1.is_none() {
         ask(
             "the cluster's token cannot be read",
-            "look at the token files of k3s; an agent needs the one that it joined with",
+            "an agent needs the agents' token of its cluster, not one that ends after a day (k3s token create): give it as K3S_TOKEN, as it was given to the others",
         );
     }
     if seen.version.is_none() {
@@ -110,8 +127,8 @@ fn needed(raw: &Raw, role: Role, seen: &Seen) -> Result<Needed, Vec<Refusal>> {
     if role == Role::Agent && seen.ca_hash.is_none() {
         ask("the cluster's CA cannot be told", "look at /var/lib/rancher/k3s/agent/server-ca.crt");
     }
-    match (ip, token.1, seen.version.clone()) {
-        (Some(ip), Some(password), Some(version)) if missing.is_empty() => {
+    match (name, ip, token.1, seen.version.clone()) {
+        (Some(name), Some(ip), Some(password), Some(version)) if missing.is_empty() => {
             Ok(Needed { name, ip, version, token: (token.0, password) })
         }
         _ => Err(missing),
@@ -148,7 +165,13 @@ fn cluster(text: &mut String, raw: &Raw, (role, seen): (Role, &Seen), site: &str
         let _ = writeln!(text, "ca_hash = {}", quoted(hash));
     }
     text.push_str("# The other servers; add those that are missing here.\n");
-    let _ = writeln!(text, "servers = {}", list(server.as_slice()));
+    let mut servers = Vec::from_iter(server);
+    for other in &seen.servers {
+        if !servers.contains(other) {
+            servers.push(other.clone());
+        }
+    }
+    let _ = writeln!(text, "servers = {}", list(&servers));
     let names = raw.get("tls-san").map(Vec::as_slice).unwrap_or_default();
     if !names.is_empty() {
         let _ = writeln!(text, "tls_san = {}", list(names));
@@ -191,7 +214,7 @@ fn free_keys(text: &mut String, raw: &Raw, role: Role) -> Vec<String> {
         let values: Vec<String> = values.iter().filter(|value| !is_profile(key, value)).cloned().collect();
         let Some(value) = written(key, &values) else { continue };
         let _ = writeln!(text, "{}{key} = {value}", std::mem::take(&mut title));
-        if may == May::Host {
+        if may == May::Host || values.iter().any(|value| keys::names_path(key, value)) {
             allowed.push(key.clone());
         }
     }

@@ -6,6 +6,7 @@
 
 use super::{Raw, line, table};
 use crate::plan::yaml::{self, Value};
+use crate::role::Role;
 
 /// A file without what was moved.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,8 +119,9 @@ fn quoted(text: &str) -> String {
     out
 }
 
-/// `config.yaml` with everything that is in force, while the unit still has its
-/// own command line: equal in effect with it and without it.
+/// A configuration with everything that is in force: it alone is equal in effect
+/// to command line, files and variables together. Never beside that command line,
+/// whose lists k3s would add to its own.
 #[must_use]
 pub fn transition(raw: &Raw) -> String {
     let entries: Vec<(String, Value)> = raw
@@ -132,11 +134,27 @@ pub fn transition(raw: &Raw) -> String {
 
 const TRANSITION: &str = "Being taken over by edge-bootstrap; see docs/adopt.md.";
 
-/// Whether the text of a configuration file, or of an environment file, is what
-/// a take-over that was cut has left.
+/// The first key whose value a configuration file cannot hold: k3s cuts off the
+/// blanks at both ends, which it does not do on its command line.
 #[must_use]
-pub fn is_transition(text: &[u8]) -> bool {
-    text.starts_with(format!("# {TRANSITION}").as_bytes()) || text.starts_with(MARK.as_bytes())
+pub fn unwritable(raw: &Raw) -> Option<&str> {
+    let mut all = raw.iter();
+    all.find(|(key, values)| !value(key, values).reads_back()).map(|(key, _)| key.as_str())
+}
+
+/// Where an agent keeps `no-flannel`.
+pub const AGENT_DROP_IN: &str = "/etc/rancher/k3s/config.yaml.d/50-adopted.yaml";
+
+/// The text of [`AGENT_DROP_IN`], for an agent that was told `no-flannel`: it has no
+/// other key for that, and takes vxlan from a server that was told `no-flannel` too
+/// (k3s: pkg/agent/config/config.go until v1.24).
+#[must_use]
+pub fn agent_drop_in(raw: &Raw, role: Role) -> Option<&'static str> {
+    let is_told = raw.get("no-flannel").and_then(|values| values.last());
+    let is_told = is_told.and_then(|value| super::values::truth(value)) == Some(true);
+    (role == Role::Agent && is_told).then_some(
+        "# Kept by edge-bootstrap adopt. Remove this file when all servers run with flannel-backend: none,\n# and before this agent gets k3s v1.25, which does not know the key.\nno-flannel: true\n",
+    )
 }
 
 fn value(key: &str, values: &[String]) -> Value {

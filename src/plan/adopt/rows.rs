@@ -115,15 +115,18 @@ fn special(key: &str, planned: &Effective, role: Role) -> Option<String> {
             "dropped: the cluster is formed; on a lost datastore it would form a second one".to_owned()
         }
         ("config", _) => "dropped: that file is read, and its keys move".to_owned(),
-        ("no-flannel", Role::Agent) => "dropped: agents take this from their server".to_owned(),
+        ("no-flannel", Role::Agent) => {
+            let file = super::AGENT_DROP_IN;
+            format!("{file} no-flannel: true, until all its servers run with flannel-backend: none")
+        }
         ("no-flannel", _) => "config.yaml flannel-backend: none (differs, see below)".to_owned(),
         ("disable-selinux", _) => "dropped: SELinux support is off by itself".to_owned(),
         ("node-taint", _) => match planned.0.get(key) {
-            Some(values) => format!("config.yaml node-taint: {}", values.join(",")),
+            Some(values) => format!("config.yaml node-taint: {}", shown(key, values)),
             None => "dropped: taints count only when a node registers".to_owned(),
         },
         ("server", _) => match planned.first("server") {
-            Some(url) => format!("config.yaml server: {url}"),
+            Some(url) => format!("config.yaml server: {}", guarded(url)),
             None => "dropped: the assignment names no other server".to_owned(),
         },
         _ => return None,

@@ -1,22 +1,9 @@
 //! What a command line needs to know of k3s's keys to be read.
 //!
-//! Owns the few look-ups in the table of keys, over all versions, and the one
-//! thing that it does not tell: which lists k3s splits at commas.
+//! Owns the few look-ups in the table of keys, over all versions.
 
-use crate::plan::keys::{self, Kind};
-
-/// Lists whose values k3s splits at commas (k3s: pkg/cli/cmds, util.SplitStringSlice).
-const COMMAS: [&str; 9] = [
-    "cluster-cidr",
-    "cluster-dns",
-    "disable",
-    "node-external-dns",
-    "node-external-ip",
-    "node-internal-dns",
-    "node-ip",
-    "service-cidr",
-    "tls-san",
-];
+use crate::plan::keys::{self, Kind, values};
+use crate::role::K3sVersion;
 
 /// The name under which k3s keeps `key`; `no-deploy` was the name of `disable`
 /// (k3s: pkg/cli/cmds/server.go until v1.25).
@@ -31,6 +18,17 @@ pub fn key_of(variable: &str) -> Option<&'static str> {
         return None;
     }
     keys::rows().find(|key| key.variable() == variable).map(|key| key.name)
+}
+
+/// Whether `version` reads `variable`, given that it has its key: the one for the
+/// data directory is younger than the key (k3s: pkg/cli/cmds/root.go, since
+/// v1.29.7 and v1.30.3).
+pub(super) fn has_variable(version: &K3sVersion, variable: &str) -> bool {
+    let (_, minor, patch) = version.kubernetes;
+    variable != "K3S_DATA_DIR"
+        || version.at_least(31)
+        || (minor, patch) >= (30, 3)
+        || minor == 29 && patch >= 7
 }
 
 fn is(key: &str, kind: Kind) -> bool {
@@ -54,5 +52,5 @@ pub(super) fn is_list(key: &str) -> bool {
 
 /// Whether k3s splits a value of `key` at commas.
 pub(super) fn splits(key: &str) -> bool {
-    COMMAS.contains(&key)
+    values::splits(key)
 }

@@ -1,16 +1,17 @@
 //! `k3s.config` of an assignment against the table.
 //!
 //! Owns which keys an assignment may set for a version and role, of which type
-//! their values are, and the words about everything that does not fit, all in
+//! and form their values are, and the words about everything that does not fit, all in
 //! one refusal. Never decides what the plan itself writes.
 
 use std::collections::BTreeMap;
 
 use serde_json::Value as Json;
 
-use super::{Key, Keys, Kind, May, Presence, nearest, of};
+use super::{Key, Keys, Kind, May, Presence, flags, nearest, of, values};
 use crate::plan::refusal::Refusal;
 use crate::plan::yaml::Value;
+use crate::role::schedule::is_duration;
 use crate::role::words::ConfigKey;
 use crate::role::{K3sVersion, Role};
 
@@ -96,13 +97,28 @@ impl Case<'_> {
                     self.version,
                     key.versions()
                 );
-                self.permitted(key)?;
-                return Ok((typed(key, value)?, Some(note)));
+                return Ok((self.fitting(key, value)?, Some(note)));
             }
             other => return self.unfit(name, other, value),
         };
+        Ok((self.fitting(key, value)?, None))
+    }
+
+    /// The value of a key that this version has.
+    fn fitting(&self, key: Key, value: &Json) -> Result<Option<Value>, Fault> {
         self.permitted(key)?;
-        Ok((typed(key, value)?, None))
+        let (name, value) = (key.name, typed(key, value)?);
+        let texts = value.as_ref().map_or_else(Vec::new, |value| parts(name, value));
+        let why = |text: &String| flags::forbidden(name, text);
+        if let Some((text, why)) = texts.iter().find_map(|text| Some((text, why(text)?))) {
+            let flag = text.split('=').next().unwrap_or_default();
+            return Err(Fault::Wrong(format!("{name} sets {flag}: {why}")));
+        }
+        if let Some(problem) = values::problem(name, &texts) {
+            return Err(Fault::Wrong(format!("{name}: {problem}")));
+        }
+        let needs_permission = texts.iter().any(|text| flags::names_path(name, text));
+        if needs_permission && !self.is_allowed(name) { Err(Fault::NotAllowed) } else { Ok(value) }
     }
 
     fn unfit(&self, name: &str, presence: Presence, value: &Json) -> Judged {
@@ -154,6 +170,15 @@ impl Case<'_> {
             }
         }
     }
+}
+
+/// What k3s makes of a value: a list, some of them split at commas.
+fn parts(name: &str, value: &Value) -> Vec<String> {
+    let texts = match value {
+        Value::Text(text) | Value::Bare(text) => std::slice::from_ref(text),
+        Value::List(texts) => texts.as_slice(),
+    };
+    values::parts(name, texts)
 }
 
 fn replacement(key: Key) -> String {
@@ -231,25 +256,6 @@ fn text_of(name: &str, text: &str, words: &str) -> Result<String, Fault> {
         return Err(Fault::Wrong(format!("{name} holds a control character")));
     }
     Ok(text.to_owned())
-}
-
-/// A duration above zero as Go reads it: `1h30m`, `1.5s`.
-fn is_duration(text: &str) -> bool {
-    let mut rest = text;
-    let mut above_zero = false;
-    while !rest.is_empty() {
-        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
-        let (number, unit) = rest.split_at(end);
-        let Ok(number) = number.parse::<f64>() else { return false };
-        let Some(unit) = ["ns", "us", "ms", "s", "m", "h"].into_iter().find(|known| {
-            unit.strip_prefix(known).is_some_and(|after| !after.starts_with(|c: char| c.is_alphabetic()))
-        }) else {
-            return false;
-        };
-        above_zero |= number > 0.0;
-        rest = &rest[end + unit.len()..];
-    }
-    above_zero
 }
 
 fn kind_of(value: &Json) -> &'static str {

@@ -113,6 +113,44 @@ fn values_have_the_type_of_their_key() {
     assert!(judged("v1.36.3+k3s1", Role::Server, &json!({"disable": []})).unwrap().entries.is_empty());
 }
 
+#[test]
+fn a_list_of_flags_is_no_open_door() {
+    let rows = [
+        (json!({"kubelet-arg": ["v=2", "hostname-override=x"]}), "the Node's name is `node.name`"),
+        (json!({"kubelet-arg": "node_ip=10.0.0.1"}), "the Node's address is `node.ip`"),
+        (json!({"kubelet-arg": "register-node=false"}), "would have no Node"),
+        (json!({"etcd-arg": ["force-new-cluster=true"]}), "go on alone"),
+        (json!({"etcd-arg": ["Initial-Cluster-State=new"]}), "who this member is"),
+        (json!({"kube-apiserver-arg": ["etcd-servers=https://a:2379"]}), "another datastore"),
+        (json!({"kube-controller-manager-arg": ["cluster-cidr=10.0.0.0/8"]}), "`cluster.cluster_cidr`"),
+        (json!({"kubelet-arg": ["max-pods 50"]}), "its value 1 is no flag"),
+    ];
+    for (config, wanted) in rows {
+        let told = words("v1.36.3+k3s1", Role::Server, &config);
+        assert!(told.contains(wanted), "{config}: {told}");
+    }
+    let path = json!({"kube-apiserver-arg": ["audit-log-path=/var/log/audit.log"]});
+    assert!(words("v1.36.3+k3s1", Role::Server, &path).contains("allow-keys = [\"kube-apiserver-arg\"]"));
+    assert!(allowed("v1.36.3+k3s1", Role::Server, &path, &["kube-apiserver-arg"]).is_ok());
+    let forbidden = json!({"kubelet-arg": ["kubeconfig=/x"]});
+    assert!(allowed("v1.36.3+k3s1", Role::Server, &forbidden, &["kubelet-arg"]).is_err());
+}
+
+#[test]
+fn values_have_the_form_that_k3s_takes() {
+    let rows = [
+        (json!({"cluster-dns": ["10.254.0.10,10.254.0.11"]}), true),
+        (json!({"cluster-dns": ["10-254-0-10"]}), false),
+        (json!({"node-external-ip": "203.0.113.7,x"}), false),
+        (json!({"service-node-port-range": "32767-30000"}), false),
+        (json!({"cluster-domain": "Cluster Local"}), false),
+        (json!({"system-default-registry": "https://registry.example.net"}), false),
+    ];
+    for (config, is_right) in rows {
+        assert_eq!(judged("v1.36.3+k3s1", Role::Server, &config).is_ok(), is_right, "{config}");
+    }
+}
+
 proptest! {
     /// Whatever an assignment says: refused, or read back equal by k3s.
     #[test]

@@ -6,8 +6,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{Key, Presence, canonical, of, rows};
+use super::{Key, Presence, canonical, of, rows, values};
 use crate::facts::k3s_config::{Effective, Layer};
+use crate::ordered::Ordered as _;
 use crate::paths::K3S_CONFIG_DIR;
 use crate::plan::refusal::Refusal;
 use crate::role::{K3sVersion, Role};
@@ -33,14 +34,19 @@ pub fn written(config: &Effective, (version, role): (&K3sVersion, Role)) -> Opti
     })
 }
 
-/// A key of a drop-in at which k3s would end.
+/// A key of a drop-in at which k3s would end. `started` is what k3s on this host
+/// last came up with: what stands there it knows, whatever the table says.
 #[must_use]
-pub fn drop_in_refused(layers: &[Layer], (version, role): (&K3sVersion, Role)) -> Option<Refusal> {
+pub fn drop_in_refused(
+    layers: &[Layer],
+    (version, role): (&K3sVersion, Role),
+    started: Option<&Effective>,
+) -> Option<Refusal> {
     let keys = of(version);
     let ends = role == Role::Agent || keys.server_ends_at_unknown();
     let name = names(layers).find(|name| match keys.find(name, role) {
         Presence::Known(key) => key.has("fatal-in-25") && version.minor() == 25,
-        Presence::Perhaps(_) => false,
+        Presence::Perhaps(_) => ends && started.is_none_or(|started| !started.0.contains_key(*name)),
         // A server's key on an agent has a rule and a code of its own.
         Presence::OtherRole(_) => ends && role == Role::Server,
         Presence::Unknown => ends && !keys.is_newer_than_the_table(),
@@ -51,6 +57,20 @@ pub fn drop_in_refused(layers: &[Layer], (version, role): (&K3sVersion, Role)) -
         format!("a file in {K3S_CONFIG_DIR} sets {name}, at which a {role} of k3s {version} would end"),
         "remove that key there",
     ))
+}
+
+/// A value in a drop-in at which k3s, or the part that gets it, would end.
+#[must_use]
+pub fn drop_in_value(layers: &[Layer]) -> Option<Refusal> {
+    layers.iter().flatten().find_map(|(key, written)| {
+        let name = canonical(key.trim_end_matches('+'));
+        let problem = values::problem(name, &values::parts(name, written))?;
+        Some(Refusal::new(
+            "EB-override",
+            format!("a file in {K3S_CONFIG_DIR} sets {name}: {problem}"),
+            "correct it there",
+        ))
+    })
 }
 
 /// Keys of drop-ins that k3s leaves out or may leave out, for people.
@@ -97,7 +117,7 @@ pub fn critical_values(effective: &Effective) -> BTreeMap<String, String> {
         values.sort();
         (key.name.to_owned(), values.join(","))
     };
-    told.map(value).filter(|(_, value)| !value.is_empty()).collect()
+    told.map(value).filter(|(_, value)| !value.is_empty()).into_map()
 }
 
 /// Order does not matter in any of these.

@@ -1,15 +1,18 @@
 //! What is known about k3s's configuration keys, per version of k3s.
 //!
-//! Owns the table `keys.tsv` (docs/k3s-keys.md tells its columns and sources)
-//! and every look-up in it: which key a version has for a role, who may set it,
-//! what its change means. Never reads a host; never writes a configuration.
+//! Owns the tables `keys.tsv` and `flags.tsv` (docs/k3s-keys.md tells their columns
+//! and sources) and every look-up in them: which key a version has for a role, who
+//! may set it, to what, what its change means. Never reads a host; never writes a configuration.
 
 mod assigned;
 mod fit;
+mod flags;
 mod since;
+pub(in crate::plan) mod values;
 
 pub use assigned::{Assigned, assigned};
-pub use fit::{critical, critical_values, drop_in_notes, drop_in_refused, written};
+pub use fit::{critical, critical_values, drop_in_notes, drop_in_refused, drop_in_value, written};
+pub use flags::{breaks_start, drop_in_flag, names_path};
 use since::Has;
 
 use super::refusal::Refusal;

@@ -94,9 +94,11 @@ fn short_and_second_names_are_the_long_ones() {
 fn the_facts_know_the_same_short_names_and_secrets() {
     for key in rows() {
         for alias in key.columns[9].split(',').filter(|alias| !alias.is_empty()) {
-            let read = layer(&format!("{alias}: x\n{alias}+: y\n"));
-            let names: Vec<&str> = read.keys().map(String::as_str).collect();
-            assert_eq!(names, [key.name, &format!("{}+", key.name)], "{alias}");
+            for end in ["", "+"] {
+                let read = layer(&format!("{alias}{end}: x\n"));
+                let names: Vec<&String> = read.keys().collect();
+                assert_eq!(names, [&format!("{}{end}", key.name)], "{alias}");
+            }
             assert_eq!(is_guarded(alias), is_guarded(key.name));
             assert_eq!(waits_for_start(alias), waits_for_start(key.name));
         }
@@ -161,11 +163,18 @@ fn a_drop_in_at_which_k3s_would_end_is_refused_and_another_is_told() {
         ("no-flannel: true", "v1.26.0+k3s1", Role::Agent, true),
         ("no-flannel: true", "v1.26.0+k3s1", Role::Server, false),
         ("kubelet-arg+: v=2", "v1.21.1+k3s1", Role::Agent, false),
+        ("nonroot-devices: true", "v1.30.9+k3s1", Role::Agent, true),
+        ("nonroot-devices: true", "v1.30.9+k3s1", Role::Server, false),
     ];
     for (text, at, role, refused) in rows {
-        let found = drop_in_refused(&[layer(text)], (&version(at), role));
+        let found = drop_in_refused(&[layer(text)], (&version(at), role), None);
         assert_eq!(found.is_some(), refused, "{text} of {at} as {role}: {found:?}");
     }
+    let mut started = Effective::default();
+    started.merge("nonroot-devices: true\n").unwrap();
+    let kind = (&version("v1.30.9+k3s1"), Role::Agent);
+    let known = drop_in_refused(&[layer("nonroot-devices: true")], kind, Some(&started));
+    assert_eq!(known, None, "k3s has come up with it");
     let told = |text, at: &str| drop_in_notes(&[layer(text)], (&version(at), Role::Server));
     assert_eq!(told("unheard-of: x", "v1.36.3+k3s1").len(), 1);
     assert_eq!(told("nonroot-devices: true", "v1.30.9+k3s1").len(), 1);
@@ -198,5 +207,25 @@ fn one_host_alone_changes_nothing_that_all_servers_have_alike() {
         "disable-network-policy: true",
     ] {
         assert_eq!(critical(text), None, "{text}");
+    }
+}
+
+#[test]
+fn a_drop_in_with_a_value_at_which_k3s_would_end_is_refused() {
+    let rows = [
+        ("debug: maybe", true),
+        ("debug:", true),
+        ("debug: yes", false),
+        ("v: 0o17", false),
+        ("v: high", true),
+        ("kubelet-arg+: [max-pods 50]", true),
+        ("kubelet-arg+: [max-pods=50]", false),
+        ("node-external-ip: 203.0.113.7,203.0.113.300", true),
+        ("node-external-ip: 203.0.113.7,203.0.113.8", false),
+        ("etcd-snapshot-name: anything", false),
+        ("unheard-of: anything", false),
+    ];
+    for (text, refused) in rows {
+        assert_eq!(drop_in_value(&[layer(text)]).is_some(), refused, "{text}");
     }
 }

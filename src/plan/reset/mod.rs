@@ -7,16 +7,35 @@
 pub mod mounts;
 pub mod network;
 pub mod processes;
+pub mod quorum;
 pub mod rules;
 
 use super::refusal::Refusal;
 use super::{hosts, retire, units};
 use crate::facts::runtime::PinnedIdentity;
 use crate::paths;
-use crate::role::Role;
 
 /// Where kubelet keeps its pods; k3s never moves it.
 pub const KUBELET: &str = "/var/lib/kubelet";
+/// What the kubelet makes there (kubernetes: pkg/kubelet/config/defaults.go,
+/// pkg/kubelet/cm). Behind a link that is all that is touched: a person's link may
+/// lead to the top of a disk that holds other things.
+pub const KUBELETS: [&str; 14] = [
+    "actuated_pods_state",
+    "allocated_pods_state",
+    "checkpoints",
+    "cpu_manager_state",
+    "device-plugins",
+    "dra_manager_state",
+    "image_manager",
+    "memory_manager_state",
+    "pki",
+    "plugin-containers",
+    "plugins",
+    "plugins_registry",
+    "pod-resources",
+    "pods",
+];
 /// What k3s keeps for one boot.
 pub const K3S_RUN: &str = "/run/k3s";
 /// Admin credentials, written at each start of a server.
@@ -59,6 +78,11 @@ pub fn own_files() -> Vec<String> {
         paths::CONTAINERD_CONFIG,
     ];
     files.extend(plain.map(str::to_owned));
+    // Of a take-over that was broken off: k3s would go on to read what it named.
+    files.push(paths::ADOPT_VARIABLES.to_owned());
+    files.extend(
+        [paths::K3S_UNIT, paths::K3S_AGENT_UNIT].map(|unit| format!("{unit}.d/{}", paths::ADOPT_DROP_IN)),
+    );
     // The gate line goes last: until then nothing starts.
     files.extend([paths::K3S_UNIT, paths::K3S_AGENT_UNIT].map(drop_in));
     files
@@ -72,8 +96,12 @@ pub fn moved(present: &[String]) -> Vec<String> {
     let agent = present.iter().map(|name| format!("{}/agent/{name}", paths::K3S_DATA));
     all.extend(agent.filter(|path| retire::belongs_to_a_cluster(path)));
     all.push(KUBECONFIG.to_owned());
-    all.extend([paths::K3S_CONFIG, paths::GENERATIONS].map(str::to_owned));
-    all.extend([paths::LEDGER, paths::ALLOW, paths::TURN, paths::UPGRADE].into_iter().flat_map(with_copy));
+    all.extend([paths::K3S_CONFIG, paths::ADOPT_CONFIG, paths::GENERATIONS].map(str::to_owned));
+    all.extend(
+        [paths::LEDGER, paths::ALLOW, paths::TURN, paths::UPGRADE, paths::ROTATION, paths::SNAPSHOTS]
+            .into_iter()
+            .flat_map(with_copy),
+    );
     all
 }
 
@@ -82,9 +110,10 @@ pub const REMOVED: [&str; 5] =
     [KUBELET, K3S_RUN, "/run/flannel", "/var/lib/cni/flannel", "/var/lib/cni/networks/cbr0"];
 
 /// Records of this boot about the life that is left.
-pub const BOOT_RECORDS: [&str; 4] = [
+pub const BOOT_RECORDS: [&str; 5] = [
     "/run/edge-bootstrap/started-k3s.json",
     "/run/edge-bootstrap/started-k3s-agent.json",
+    paths::K3S_STARTED_BY_AGENT,
     paths::LEASE,
     paths::PEERS_ASKED,
 ];
@@ -144,29 +173,34 @@ pub fn hosts_after(text: &str) -> Option<String> {
     hosts::without_block(text)
 }
 
-/// The units that are stopped, and not started at boot any more.
+/// The units that are stopped, and not started at boot any more; with them
+/// [`is_unit_of_k3s`] under other names.
 pub const UNITS: [&str; 2] = [units::K3S, units::K3S_AGENT];
 
-/// What a person should know before a server leaves: `voters` are the other
-/// servers that its cluster has by the newest assignment, when that is known.
+/// Where unit files may lie that others wrote.
+pub const UNIT_DIRECTORIES: [&str; 4] = [
+    "/etc/systemd/system",
+    "/usr/local/lib/systemd/system",
+    "/usr/lib/systemd/system",
+    "/lib/systemd/system",
+];
+
+/// Whether the unit file `name` with this text starts k3s under a name that is
+/// none of [`UNITS`]: `INSTALL_K3S_NAME` of k3s's installer, `k3s-server` of its
+/// rpm (k3s: install.sh setup_env, package/rpm/k3s.spec).
 #[must_use]
-pub fn member_warning(pinned: Option<&PinnedIdentity>, voters: Option<usize>) -> Option<String> {
-    let pinned = pinned.filter(|pinned| pinned.role == Role::Server && pinned.joined.is_some())?;
-    let name = &pinned.node_name;
-    let command = format!(
-        "on another server: k3s kubectl annotate node {name} etcd.k3s.cattle.io/remove=true && k3s kubectl delete node {name}"
-    );
-    Some(match voters {
-        Some(0) => format!(
-            "{name} is the only server of its cluster: the cluster ends here. It comes back only from the backup or a snapshot, or as a new one (edge-central site reinit)"
-        ),
-        Some(1) => format!(
-            "the etcd member of {name} is not removed by a reset, and with two servers the other one loses its majority at once. First, {command}"
-        ),
-        _ => format!(
-            "the etcd member of {name} is not removed by a reset and counts against the majority until it is. Before or after it, {command}"
-        ),
-    })
+pub fn is_unit_of_k3s(name: &str, text: &str) -> bool {
+    let is_other = name.starts_with("k3s") && name.ends_with(".service") && !name.contains('@');
+    // The installer puts each argument on a line of its own.
+    let text = text.replace("\\\n", " ");
+    let starts = |line: &str| {
+        let command = line.trim().strip_prefix("ExecStart=").unwrap_or_default();
+        let mut words =
+            command.split_whitespace().map(|word| word.trim_matches(['\'', '"', '-', '@', '+', '!', ':']));
+        let is_k3s = words.next().is_some_and(|program| program.rsplit('/').next() == Some("k3s"));
+        is_k3s && words.any(|word| matches!(word, "server" | "agent"))
+    };
+    is_other && !UNITS.contains(&name) && text.lines().any(starts)
 }
 
 /// A reset that has begun and not ended: nothing of k3s starts.
@@ -227,6 +261,30 @@ mod tests {
     }
 
     #[test]
+    fn a_take_over_that_was_broken_off_leaves_nothing_that_k3s_would_read() {
+        let drop_in = format!("{}.d/{}", paths::K3S_UNIT, paths::ADOPT_DROP_IN);
+        assert!(
+            own_files().contains(&drop_in) && own_files().iter().any(|path| path == paths::ADOPT_VARIABLES)
+        );
+        assert!(moved(&[]).iter().any(|path| path == paths::ADOPT_CONFIG), "it may hold tokens");
+    }
+
+    #[test]
+    fn a_unit_of_k3s_is_told_by_what_it_starts() {
+        let of_installer = "[Service]\nExecStart=/usr/local/bin/k3s \\\n    server \\\n\t'--disable' \\\n";
+        assert!(is_unit_of_k3s("k3s-edge.service", of_installer));
+        assert!(is_unit_of_k3s("k3s-server.service", "ExecStart=/usr/bin/k3s server\n"));
+        assert!(!is_unit_of_k3s("k3s.service", of_installer), "it is known by its name");
+        for text in ["ExecStart=/usr/bin/k3s-backup server", "ExecStart=/usr/bin/k3s etcd-snapshot save", ""]
+        {
+            assert!(!is_unit_of_k3s("k3s-backup.service", text), "{text}");
+        }
+        assert!(
+            !is_unit_of_k3s("my-k3s.service", of_installer) && !is_unit_of_k3s("k3s-@.service", of_installer)
+        );
+    }
+
+    #[test]
     fn the_gate_line_goes_after_the_units_that_it_guards() {
         let files = own_files();
         let place = |wanted: &str| files.iter().position(|path| path == wanted).unwrap();
@@ -239,17 +297,5 @@ mod tests {
         let after = identity_after(&before);
         assert_eq!((after.init_started, after.highest_epoch, after.joined), (Some(1), 1, None));
         assert_eq!(after.node_name, before.node_name);
-    }
-
-    #[test]
-    fn a_server_that_leaves_others_behind_is_told_how_they_get_rid_of_its_member() {
-        use crate::facts::runtime::Joined;
-        let joined = Some(Joined { ca_hash: None, etcd_member: Some("a-1".into()) });
-        let server = PinnedIdentity { joined, ..pinned_server() };
-        assert!(member_warning(Some(&server), Some(2)).unwrap().contains("etcd.k3s.cattle.io/remove=true"));
-        assert!(member_warning(Some(&server), Some(1)).unwrap().contains("majority at once"));
-        assert!(member_warning(Some(&server), Some(0)).unwrap().contains("only server"));
-        assert_eq!(member_warning(Some(&PinnedIdentity { joined: None, ..server }), Some(2)), None);
-        assert_eq!(member_warning(None, None), None);
     }
 }

@@ -5,7 +5,7 @@
 //! aside; any other mount in the way is taken off its place, and what is in it
 //! is not touched.
 
-use super::{K3S_RUN, KUBELET};
+use super::{K3S_RUN, KUBELET, KUBELETS};
 use crate::paths;
 
 /// Where a person may give a server's data a disk of its own.
@@ -13,6 +13,23 @@ const ROOM: [&str; 4] = ["", "/db", "/db/etcd", "/db/snapshots"];
 
 /// Directories of the CRI below containerd's state.
 const CRI: [&str; 3] = ["/k8s.io/", "/io.containerd.grpc.v1.cri/", "/io.containerd.cri.v1."];
+
+/// Directories whose way there may lead over a link of a person's, who gave
+/// them another disk so.
+pub const PLACES: [&str; 4] = [KUBELET, paths::K3S_DATA, K3S_RUN, paths::CONTAINERD_STATE];
+
+/// A mount point by the name that the rules know: the kernel tells where it
+/// really is. `links` are places with where they lead.
+#[must_use]
+pub fn nominal(point: &str, links: &[(&str, String)]) -> String {
+    let led = links.iter().find_map(|(place, real)| {
+        let rest = point.strip_prefix(real.as_str())?;
+        let first = rest.split('/').nth(1).unwrap_or_default();
+        let is_own = *place != KUBELET || first.is_empty() || KUBELETS.contains(&first);
+        (is_own && (rest.is_empty() || rest.starts_with('/'))).then(|| format!("{place}{rest}"))
+    });
+    led.unwrap_or_else(|| point.to_owned())
+}
 
 /// Whether the mount at `point` must go.
 #[must_use]
@@ -51,6 +68,16 @@ pub fn is_below(path: &str, directory: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_place_behind_a_link_is_known_by_its_name() {
+        let links = [(KUBELET, "/data/kubelet".to_owned())];
+        assert_eq!(nominal("/data/kubelet/pods/1/token", &links), "/var/lib/kubelet/pods/1/token");
+        for others in ["/data/kubelet2/x", "/data/kubelet/database"] {
+            assert_eq!(nominal(others, &links), others);
+        }
+        assert_eq!(nominal("/data/kubelet", &links), KUBELET);
+    }
 
     #[test]
     fn mounts_of_pods_and_of_k3s_go_and_those_of_others_stay() {

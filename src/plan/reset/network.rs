@@ -61,10 +61,12 @@ pub fn tables(listed: &str) -> Vec<String> {
     names.filter(|name| TABLES.contains(name)).map(str::to_owned).collect()
 }
 
-/// Sets of addresses that go, of those that `ipset list -n` prints.
+/// Sets of addresses that go, of those that `ipset list -n` prints. The network
+/// policy controller puts the family before the name of those of IPv6
+/// (kube-router: pkg/utils/ipset.go).
 #[must_use]
 pub fn sets(listed: &str) -> Vec<String> {
-    let is_own = |name: &&str| name.starts_with("KUBE-");
+    let is_own = |name: &&str| name.strip_prefix("inet6:").unwrap_or(name).starts_with("KUBE-");
     listed.lines().map(str::trim).filter(is_own).map(str::to_owned).collect()
 }
 
@@ -107,6 +109,7 @@ mod tests {
             tables("table ip filter\ntable ip kube-proxy\ntable inet kube-proxy\n"),
             ["ip kube-proxy"]
         );
-        assert_eq!(sets("KUBE-CLUSTER-IP\nblocklist\n"), ["KUBE-CLUSTER-IP"]);
+        let listed = "KUBE-CLUSTER-IP\nblocklist\ninet6:KUBE-SRC-1\ninet6:others\n";
+        assert_eq!(sets(listed), ["KUBE-CLUSTER-IP", "inet6:KUBE-SRC-1"]);
     }
 }

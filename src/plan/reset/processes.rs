@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::ordered::Ordered as _;
 use crate::paths;
 
 /// Namespace of the CRI in containerd.
@@ -72,17 +73,23 @@ impl Process {
     }
 }
 
+/// Whether a process is in somebody else's container or machine, and this host
+/// itself is none.
+fn in_others_machine(all: &[Process]) -> impl Fn(&Process) -> bool {
+    let is_nested = all.iter().any(|process| process.pid == 1 && process.is_nested());
+    move |process| process.is_nested() && !is_nested
+}
+
 /// Processes that must end, with the reason, in the order of their numbers.
 /// `me` and those that started it are never among them.
 #[must_use]
 pub fn to_end(all: &[Process], me: u32) -> Vec<(Process, &'static str)> {
-    let by_pid: BTreeMap<u32, &Process> = all.iter().map(|process| (process.pid, process)).collect();
+    let by_pid: BTreeMap<u32, &Process> = all.iter().map(|process| (process.pid, process)).into_map();
     let mine = ancestors(&by_pid, me);
-    let shims: BTreeSet<u32> = all.iter().filter(|process| process.is_shim()).map(|shim| shim.pid).collect();
+    let shims: BTreeSet<u32> = all.iter().filter(|process| process.is_shim()).map(|shim| shim.pid).into_set();
     let below_a_shim =
         |process: &Process| ancestors(&by_pid, process.pid).iter().any(|pid| shims.contains(pid));
-    let host = all.iter().find(|process| process.pid == 1);
-    let is_others = |process: &Process| process.is_nested() && !host.is_some_and(Process::is_nested);
+    let is_others = in_others_machine(all);
     let why = |process: &Process| {
         if is_others(process) {
             return None;
@@ -96,10 +103,38 @@ pub fn to_end(all: &[Process], me: u32) -> Vec<(Process, &'static str)> {
     found
 }
 
+/// Names of the kubelets of other distributions; k3s's is a part of k3s.
+const KUBELETS: [&str; 2] = ["kubelet", "kubelite"];
+
+/// The kubelet of another Kubernetes on this host: its pods, mounts and chains
+/// cannot be told from those of k3s.
+#[must_use]
+pub fn other_kubelet(all: &[Process]) -> Option<&Process> {
+    let is_others = in_others_machine(all);
+    let mut own = all.iter().filter(|process| !is_others(process) && process.why().is_none());
+    own.find(|process| KUBELETS.contains(&process.name.as_str()))
+}
+
+/// Units whose own process may be k3s under another name, with that process:
+/// `NAME.service` directly in the slice of services.
+#[must_use]
+pub fn units_of_k3s(all: &[Process]) -> Vec<(String, u32)> {
+    let is_others = in_others_machine(all);
+    let unit = |process: &Process| {
+        let mut parts = process.groups.split(['/', '\n']).skip_while(|part| *part != "system.slice").skip(1);
+        parts
+            .next()
+            .filter(|part| part.ends_with(".service") && !super::UNITS.contains(part))
+            .map(str::to_owned)
+    };
+    let k3s = all.iter().filter(|process| !is_others(process) && process.is_k3s());
+    k3s.filter_map(|process| Some((unit(process)?, process.pid))).collect()
+}
+
 /// Whether `me` itself runs in a pod or in a unit of k3s, and would end with it.
 #[must_use]
 pub fn is_inside(all: &[Process], me: u32) -> bool {
-    let by_pid: BTreeMap<u32, &Process> = all.iter().map(|process| (process.pid, process)).collect();
+    let by_pid: BTreeMap<u32, &Process> = all.iter().map(|process| (process.pid, process)).into_map();
     by_pid.get(&me).is_some_and(|process| process.why().is_some())
 }
 
@@ -154,6 +189,31 @@ mod tests {
             process(70, 1, "x", "0::/system.slice/my-k3s.service"),
         ];
         assert_eq!(numbers(&all, 99), [10, 11, 20, 21, 22, 40, 41, 60]);
+    }
+
+    #[test]
+    fn the_kubelet_of_another_kubernetes_is_none_in_a_pod_or_a_machine() {
+        let named =
+            |groups: &str| vec![process(1, 0, "systemd", "0::/init.scope"), process(9, 1, "kubelet", groups)];
+        assert_eq!(other_kubelet(&named("0::/system.slice/kubelet.service")).map(|it| it.pid), Some(9));
+        for groups in ["0::/kubepods.slice/pod1", "0::/docker/kind", "0::/system.slice/k3s.service"] {
+            assert_eq!(other_kubelet(&named(groups)), None, "{groups}");
+        }
+    }
+
+    #[test]
+    fn a_unit_of_another_name_is_told_by_the_k3s_in_it() {
+        let all = [
+            process(5, 1, "k3s-server", "0::/system.slice/k3s-edge.service"),
+            process(6, 1, "k3s-agent", "3:pids:/user.slice\n1:name=systemd:/system.slice/k3s-rpm.service\n"),
+            process(7, 1, "k3s-server", "0::/system.slice/k3s.service"),
+            process(8, 1, "k3s-server", "0::/user.slice/user-0.slice/user@0.service/app.slice"),
+            process(9, 1, "sh", "0::/system.slice/k3s-backup.service"),
+        ];
+        assert_eq!(
+            units_of_k3s(&all),
+            [("k3s-edge.service".to_owned(), 5), ("k3s-rpm.service".to_owned(), 6)]
+        );
     }
 
     #[test]

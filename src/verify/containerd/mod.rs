@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::probe::{CONTAINERD_UNIT, Found, named as probe, told, within};
 use super::{Probe, Probing, State};
 use crate::containerd::{CallError, Client, Image};
+use crate::ordered::Ordered as _;
 use crate::paths::CONTAINERD_DROP_IN;
 use crate::plan::units::CONTAINERD;
 use crate::role::Snapshotter;
@@ -208,5 +209,5 @@ async fn holds(client: &Client, version: &str, expected: Expected) -> (Vec<Probe
 /// Names of people; the CRI adds one `sha256:…` to each (containerd: `pkg/cri/store/image`).
 fn by_name(images: Vec<Image>) -> BTreeMap<String, String> {
     let named = images.into_iter().filter(|image| !image.name.starts_with("sha256:"));
-    named.map(|image| (image.name, image.digest)).collect()
+    named.map(|image| (image.name, image.digest)).into_map()
 }

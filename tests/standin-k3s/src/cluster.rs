@@ -94,7 +94,7 @@ const CHANGE_LIMIT: Duration = Duration::from_secs(10);
 /// k3s: pkg/etcd/etcd.go learnerMaxStallTime.
 const LEARNER_STALL: u64 = 300;
 
-fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -348,6 +348,21 @@ mod tests {
     }
 
     #[test]
+    fn lists_of_file_and_command_line_add_up_and_one_network_twice_is_an_error() {
+        let line = ["--service-cidr", "10.254.0.0/16"];
+        let v = values(Scope::Server, &["service-cidr: 10.254.0.0/16"], &line).unwrap();
+        assert_eq!(v.list("service-cidr"), ["10.254.0.0/16", "10.254.0.0/16"]);
+        let error = crate::settings::Settings::new(Scope::Server, v).unwrap_err().to_string();
+        assert!(error.contains("must be of different IP family"), "{error}");
+        let both = values(
+            Scope::Server,
+            &["service-cidr: '10.254.0.0/16,fd00::/112'\nnode-name: a\nnode-ip: 10.0.0.1"],
+            &[],
+        );
+        assert!(crate::settings::Settings::new(Scope::Server, both.unwrap()).is_ok());
+    }
+
+    #[test]
     fn scalars_become_text_and_switches_are_checked() {
         let v = values(Scope::Server, &["cluster-init: yes\nhttps-listen-port: 6443\n"], &[]).unwrap();
         assert!(v.on("cluster-init"));

@@ -27,6 +27,9 @@ const CAS: &[(&str, &str)] = &[
     ("tls/etcd/peer-ca", "etcd-peer"),
 ];
 const KEYS: &[&str] = &["tls/service.key", "cred/ipsec.psk"];
+/// Keys of a server that no certificate stands beside.
+const LONE: &[&str] =
+    &["tls/client-kube-proxy", "tls/client-k3s-controller", "tls/client-kubelet", "tls/serving-kubelet"];
 
 /// Makes what is missing of the CA set; what exists stays, even when damaged,
 /// because "exists" is enough for k3s.
@@ -45,6 +48,28 @@ pub fn ensure_cas(data: &DataDir) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Makes the keys that are missing; one that is there and is no key ends the start.
+pub fn own_keys(data: &DataDir) -> Result<()> {
+    for name in LONE {
+        let path = data.server(&format!("{name}.key"));
+        whole_key(&path)?;
+        if !path.exists() {
+            durable::write(&path, pki::new_key()?.as_bytes(), 0o600)?;
+        }
+    }
+    Ok(())
+}
+
+/// A key is missing or whole (dynamiclistener: cert/io.go LoadOrGenerateKeyFile).
+pub fn whole_key(path: &Path) -> Result<()> {
+    match std::fs::read_to_string(path) {
+        Ok(text) if pki::key(&text).is_err() => {
+            Err(anyhow!("error loading key from {}: <nil>", path.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Reads the CA set for the datastore.
@@ -164,9 +189,20 @@ pub fn write_tokens(settings: &Settings, password: &str, ca: &Pair) -> Result<St
         durable::write_if_changed(&path, text.as_bytes(), 0o600)?;
         node
     };
-    let passwd = format!("{node},node,node,k3s:agent\n{password},server,server,k3s:server\n");
-    durable::write_if_changed(&data.server("cred/passwd"), passwd.as_bytes(), 0o600)?;
+    write_passwd(data, password, &node)?;
     Ok(node)
+}
+
+/// The server's own part of them, when its token is changed while it runs.
+pub fn write_server_token(data: &DataDir, password: &str, ca: &Pair, node: &str) -> Result<()> {
+    write_passwd(data, password, node)?;
+    let token = Token::full(&pki::ca_hash(ca.cert.as_bytes()), "server", password);
+    durable::write_if_changed(&data.server("token"), format!("{token}\n").as_bytes(), 0o600)
+}
+
+fn write_passwd(data: &DataDir, password: &str, node: &str) -> Result<()> {
+    let passwd = format!("{node},node,node,k3s:agent\n{password},server,server,k3s:server\n");
+    durable::write_if_changed(&data.server("cred/passwd"), passwd.as_bytes(), 0o600)
 }
 
 /// The member name, made once (k3s: pkg/etcd/etcd.go setName); a zero-length file stays and

@@ -12,7 +12,7 @@
 //! Not imitated: pods and any controller, CNI, flannel, kube-proxy, the
 //! embedded containerd (without `container-runtime-endpoint` the runtime
 //! counts as ready), the CRI protocol (a connect counts), etcd's own port 2379
-//! and file formats, snapshots and S3, external datastores, `log`, the
+//! and file formats, S3, external datastores, `log`, the
 //! `data/<hash>` extraction, kubeadm tokens, secrets encryption, what API objects
 //! other than Node mean, watches, selectors, HTTP/2 and keep-alive.
 #![allow(
@@ -68,7 +68,7 @@ const COMMIT: &str = "57a9d140";
 
 fn main() -> ExitCode {
     let mut arguments: Vec<String> = std::env::args().collect();
-    let called = arguments.first().and_then(|path| path.rsplit('/').next()).unwrap_or_default();
+    let called = arguments.first().and_then(|path| path.rsplit('/').next()).unwrap_or_default().to_owned();
     if called == "kubectl" {
         arguments.insert(1, "kubectl".into());
     }
@@ -77,7 +77,7 @@ fn main() -> ExitCode {
         _ => ("", [].as_slice()),
     };
     match verb {
-        "--version" | "-v" => print!("{}", version()),
+        "--version" | "-v" => print!("{}", version(&called)),
         "server" => run(Scope::Server, rest),
         "agent" => run(Scope::Agent, rest),
         "standin" => print!("{}", about()),
@@ -94,8 +94,9 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn version() -> String {
-    format!("k3s version {} ({COMMIT})\ngo version go1.26.3\n", api::version())
+/// The name is that of the file that was run (k3s: pkg/cli/cmds/root.go).
+fn version(called: &str) -> String {
+    format!("{called} version {} ({COMMIT})\ngo version go1.26.3\n", api::version())
 }
 
 /// What this is, and the settings of the last start.

@@ -17,7 +17,7 @@ use crate::settings::Settings;
 use crate::store::{DUPLICATE_HOST, Node};
 use crate::supervisor::{Heartbeat, NodeCerts, Supervisor};
 use crate::tls::Client;
-use crate::{api, durable, listen, log, paths};
+use crate::{api, durable, files, listen, log, paths};
 
 const BEAT: Duration = Duration::from_secs(3);
 
@@ -99,6 +99,9 @@ impl Kubelet<'_> {
     }
 
     fn try_certificates(&self) -> Result<Pair> {
+        for key in ["client-kubelet.key", "serving-kubelet.key"] {
+            files::whole_key(&self.settings.data.agent(key))?;
+        }
         let name = &self.settings.node_name;
         let ips: Vec<String> = self.settings.node_ips.iter().map(ToString::to_string).collect();
         let (password, ips) = (node_password()?, ips.join(","));

@@ -72,6 +72,13 @@ impl Register {
         }
     }
 
+    /// Creates the files of a member from a copy of a register file.
+    pub fn restore(data: &DataDir, copy: &Path) -> Result<()> {
+        let register = Self::load(copy)?;
+        let slot = register.lock().clone();
+        Self::create_member(data, slot).map(drop)
+    }
+
     /// Loads a register file.
     pub fn load(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;

@@ -1,11 +1,13 @@
 //! Owns `--cluster-reset`: one member left, with a new name and the present
-//! address (k3s: pkg/etcd/etcd.go). Snapshots are not imitated.
+//! address, also on a file that `etcd-snapshot save` wrote (k3s: pkg/etcd/etcd.go).
+
+use std::path::Path;
 
 use anyhow::{Result, bail};
 
 use crate::register::Register;
 use crate::settings::Settings;
-use crate::{durable, files, log};
+use crate::{durable, files, log, store};
 
 const FLAG: &str = "db/reset-flag";
 
@@ -17,9 +19,6 @@ pub fn run(settings: &Settings) -> Result<()> {
              before resetting"
         );
     }
-    if settings.values.text("cluster-reset-restore-path").is_some() {
-        bail!("stand-in: cluster-reset-restore-path is not imitated");
-    }
     let flag = settings.data.server(FLAG);
     if flag.exists() {
         bail!(
@@ -29,15 +28,28 @@ pub fn run(settings: &Settings) -> Result<()> {
             flag.display()
         );
     }
-    if !settings.data.wal().is_dir() {
+    let snapshot = settings.values.text("cluster-reset-restore-path");
+    if snapshot.is_none() && !settings.data.wal().is_dir() {
         bail!("cluster-reset was requested but etcd has not been initialized");
     }
     durable::write(&flag, b"", 0o600)?;
+    if let Some(file) = snapshot {
+        restore(settings, Path::new(file))?;
+    }
     shrink(settings)?;
     log::shutdown(
         "Managed etcd cluster membership has been reset, restart without --cluster-reset flag now. \
          Backup and delete ${datadir}/server/db on each peer etcd server and rejoin the nodes",
     )
+}
+
+/// The old database is kept beside the new one.
+fn restore(settings: &Settings, snapshot: &Path) -> Result<()> {
+    let etcd = settings.data.server("db/etcd");
+    if etcd.is_dir() {
+        durable::rename(&etcd, &settings.data.server(&format!("db/etcd-old-{}", store::now())))?;
+    }
+    Register::restore(&settings.data, snapshot)
 }
 
 fn shrink(settings: &Settings) -> Result<()> {

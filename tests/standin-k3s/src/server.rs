@@ -3,8 +3,8 @@
 
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -25,8 +25,9 @@ use crate::{deploy, durable, files, join, listen, log, node, notify, paths, rese
 /// Real k3s loses its leases within about this time without a quorum.
 const LEASES: Duration = Duration::from_secs(20);
 
-/// Seen with v1.36.2 for a wrong or lost token at the restart of a member.
-const OTHER_TOKEN: &str = "bootstrap data already found and encrypted with different token";
+/// Seen with v1.36.2 for a wrong or lost token at the restart of a member (k3s:
+/// pkg/cluster/storage.go).
+pub const OTHER_TOKEN: &str = "bootstrap data already found and encrypted with different token";
 const RECONCILE: &str = "failed to bootstrap cluster data: failed to reconcile with local datastore";
 
 /// Runs until the process ends.
@@ -178,6 +179,7 @@ fn assemble(settings: &Settings, cluster: Arc<Cluster>, password: String) -> Res
     let server_ca = files::ca(&settings.data, "server-ca")?;
     let client_ca = files::ca(&settings.data, "client-ca")?;
     let node_password = files::write_tokens(settings, &password, &server_ca)?;
+    files::own_keys(&settings.data)?;
     let admin = Leaf { name: "system:admin", group: Some("system:masters"), ..Leaf::default() };
     let admin = files::leaf(&settings.data, "client-admin", &client_ca, &admin)?;
     files::write_kubeconfig(settings, &server_ca, &admin)?;
@@ -186,8 +188,9 @@ fn assemble(settings: &Settings, cluster: Arc<Cluster>, password: String) -> Res
         check: ClientCheck::new(&client_ca.cert)?,
         server_ca,
         client_ca,
-        server_password: password,
+        server_password: Mutex::new(password),
         node_password,
+        data: settings.data.clone(),
         critical: settings.critical(),
         node_name: settings.node_name.clone(),
         phase: AtomicU8::new(0),

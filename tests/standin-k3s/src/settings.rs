@@ -47,6 +47,7 @@ impl std::fmt::Debug for Settings {
 impl Settings {
     /// Gives the values their meaning; waits for token files as k3s does.
     pub fn new(role: Scope, values: Values) -> Result<Self> {
+        one_of_a_family(&values)?;
         let data = DataDir::new(values.text("data-dir"));
         let cri = values.text("container-runtime-endpoint").filter(|text| !text.is_empty());
         Ok(Self {
@@ -216,6 +217,23 @@ fn node_id() -> Result<String> {
     let id = pki::random_hex(4)?;
     durable::write(&path, id.as_bytes(), 0o600)?;
     Ok(id)
+}
+
+/// At most one network and one address of each family: with two the components do
+/// not start (kubernetes: cmd/kube-apiserver/app/options/validation.go, validateClusterIPFlags;
+/// cmd/kube-controller-manager/app/core.go; pkg/util/node). A value that stands in
+/// a file and on the command line counts twice.
+fn one_of_a_family(values: &Values) -> Result<()> {
+    for key in ["service-cidr", "cluster-cidr", "node-ip"] {
+        let list = values.list(key);
+        let six = list.iter().filter(|text| text.contains(':')).count();
+        if six > 1 || list.len() - six > 1 {
+            bail!(
+                "invalid {key} {list:?}: expected at most one IPv4 and one IPv6, must be of different IP family"
+            );
+        }
+    }
+    Ok(())
 }
 
 fn node_ips(values: &Values) -> Result<Vec<IpAddr>> {

@@ -26,6 +26,7 @@ pub fn run(arguments: &[String]) -> Result<String> {
     let directory = data.server("db/snapshots");
     durable::make_dir(&directory)?;
     let file = format!("{name}-{}", store::now());
-    durable::write(&directory.join(&file), b"stand-in\n", 0o600)?;
+    let state = std::fs::read(data.etcd("member/snap/db"))?;
+    durable::write(&directory.join(&file), &state, 0o600)?;
     Ok(format!("Snapshot {file} saved.\n"))
 }

@@ -3,18 +3,21 @@
 //! Kubernetes objects are in `api`.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::api;
-use crate::cluster::{Cluster, Message};
+use crate::cluster::{Cluster, Message, guard};
+use crate::files;
 use crate::http::{Reply, Request};
 use crate::listen::Caller;
+use crate::paths::DataDir;
 use crate::pki::{self, Leaf, Pair};
+use crate::server::OTHER_TOKEN;
 use crate::store::{self, Node};
 use crate::tls::ClientCheck;
 
@@ -39,10 +42,12 @@ pub struct Supervisor {
     pub client_ca: Pair,
     /// Judges client certificates.
     pub check: ClientCheck,
-    /// Password of the server token.
-    pub server_password: String,
+    /// Password of the server token, which may be changed while k3s runs.
+    pub server_password: Mutex<String>,
     /// Password of the agent token, or the server's.
     pub node_password: String,
+    /// Where its tokens are written.
+    pub data: DataDir,
     /// `cluster-cidr` and the other shared settings of this server.
     pub critical: std::collections::BTreeMap<String, String>,
     /// Name of this server's node.
@@ -139,7 +144,7 @@ impl Supervisor {
     /// pkg/server/auth).
     fn proof(&self, caller: &Caller, request: &Request) -> Option<Proof> {
         if let Some((user, password)) = request.basic() {
-            let server = password == self.server_password;
+            let server = password == *guard(&self.server_password);
             return match user.as_str() {
                 "server" if server => Some(Proof::Server),
                 "node" if server || password == self.node_password => Some(Proof::Node),
@@ -164,9 +169,38 @@ impl Supervisor {
             "/v1-k3s/config" => Reply::json(200, &self.critical),
             "/v1-k3s/apiservers" => Reply::json(200, &api::server_addresses(&self.cluster)),
             "/v1-k3s/client-ca.crt" => Reply::text(200, &self.client_ca.cert),
+            "/v1-k3s/token" => self.change_token(&proof, request),
             "/v1-k3s/server-ca.crt" => Reply::text(200, &self.server_ca.cert),
             _ => Reply::text(404, "404 page not found"),
         }
+    }
+
+    /// The server takes the new token itself first, and the record in the
+    /// datastore after that (k3s: pkg/server/handlers/token.go).
+    fn change_token(&self, proof: &Proof, request: &Request) -> Reply {
+        let Proof::Server = proof else { return Reply::text(403, "forbidden") };
+        let body: serde_json::Value = serde_json::from_slice(&request.body).unwrap_or_default();
+        let Some(new) = body["newToken"].as_str() else { return Reply::text(400, "no newToken") };
+        if request.method != "PUT" {
+            return Reply::text(405, "method not allowed");
+        }
+        match self.take_token(new) {
+            Ok(()) => Reply::text(200, ""),
+            Err(error) => Reply::text(500, &format!("{error:#}")),
+        }
+    }
+
+    fn take_token(&self, new: &str) -> Result<()> {
+        let old = std::mem::replace(&mut *guard(&self.server_password), new.to_owned());
+        files::write_server_token(&self.data, new, &self.server_ca, &self.node_password)?;
+        let (old, new) = (store::token_id(&old), store::token_id(new));
+        self.cluster.update(|store| {
+            if store.token_id == old {
+                store.token_id.clone_from(&new);
+            }
+            ensure!(store.token_id == new, "{OTHER_TOKEN}");
+            Ok(())
+        })
     }
 
     fn bootstrap(&self, proof: &Proof) -> Reply {

@@ -13,6 +13,7 @@ use crate::paths;
 use crate::plan::Refusal;
 use crate::sys::exec::ExecError;
 use crate::sys::{FileError, Root, atomic, clock, host};
+use crate::wire::json;
 
 /// What an act has done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,7 +116,7 @@ pub fn write(
 #[must_use]
 pub fn read(root: &Root, name: &str) -> Option<Ended> {
     let bytes = root.read(&paths::act_end(name)).ok().flatten()?;
-    let ended: Ended = serde_json::from_slice(&bytes).ok()?;
+    let ended: Ended = json::read(&bytes).ok()?;
     (host::boot_id(root).ok()? == ended.boot_id).then_some(ended)
 }
 

@@ -22,6 +22,8 @@ use crate::store::sites::{self, Site};
 use crate::store::{artifacts, audit, commit};
 use crate::{assign, clock, critical, files, ids};
 
+/// What a server reports while it holds another token than the site's.
+const TOKEN_CHANGES: &str = "EB-token-rotate";
 const SITE_HEADS: &[&str] = &["SITE", "EPOCH", "K3S", "CA-HASH", "LEASE"];
 
 #[derive(Debug, Subcommand)]
@@ -46,6 +48,12 @@ pub(super) enum Command {
         name: String,
         #[command(flatten)]
         settings: Box<Settings>,
+    },
+    /// Give the site a new server token: its servers take it one after the other,
+    /// without a restart. Snapshots of before need the token of before.
+    RotateToken {
+        /// Its name.
+        name: String,
     },
     /// Begin the site's datastore anew: raises the epoch and frees the init
     /// lease. Only when its cluster is lost for good.
@@ -107,6 +115,7 @@ pub(super) async fn run(context: &Context, command: Command) -> anyhow::Result<(
         Command::List => list(context).await,
         Command::Show { name } => show(context, &name).await,
         Command::Set { name, settings } => set(context, &name, *settings).await,
+        Command::RotateToken { name } => rotate_token(context, &name).await,
         Command::Reinit { confirm } => reinit(context, &confirm).await,
     }
 }
@@ -133,6 +142,7 @@ async fn add(context: &Context, name: &str, settings: Settings) -> anyhow::Resul
         settings: settings.apply(defaults)?,
         epoch: 1,
         server_token: ids::password()?,
+        previous_server_token: None,
         agent_token: ids::password()?,
         ca_hash: None,
         lease: None,
@@ -264,6 +274,44 @@ async fn set(context: &Context, name: &str, settings: Settings) -> anyhow::Resul
     commit(tx).await?;
     output::outcome(context.json, json!({"site": name}), &format!("site {name} changed"));
     Ok(())
+}
+
+async fn rotate_token(context: &Context, name: &str) -> anyhow::Result<()> {
+    let store = context.store().await?;
+    let mut tx = store.write().await?;
+    let mut site = find(&mut tx, name).await?;
+    if let Some(server) = last_to_change(&mut tx, &site).await? {
+        bail!(
+            "{server} has not said yet that it holds the token of the last change, and one that misses two \
+             knows neither: look at it first, or retire it (`edge-central node retire {server}`)"
+        );
+    }
+    site.previous_server_token = Some(std::mem::replace(&mut site.server_token, ids::password()?));
+    sites::save(&mut tx, &site).await?;
+    audit::add(&mut tx, &about(context, "site-rotate-token", name)).await?;
+    commit(tx).await?;
+    let told = format!("site {name} has a new server token; its servers take it one after the other");
+    output::outcome(context.json, json!({"site": name}), &told);
+    Ok(())
+}
+
+/// A server that may still hold the token before the site's.
+async fn last_to_change(conn: &mut SqliteConnection, site: &Site) -> anyhow::Result<Option<String>> {
+    if site.previous_server_token.is_none() {
+        return Ok(None);
+    }
+    let is_server = |node: &Node| node.role == Some(Role::Server) && node.state == NodeState::Claimed;
+    for node in nodes::of_site(conn, &site.name).await?.into_iter().filter(is_server) {
+        let report = nodes::document_of(conn, &node.id, Document::Report).await?;
+        let report: Option<Report> = report.map(|text| serde_json::from_str(&text)).transpose()?;
+        let is_told = |report: &Report| report.findings.iter().any(|finding| finding.code == TOKEN_CHANGES);
+        let holds = report.is_some_and(|report| !is_told(&report));
+        let is_newest = node.issued_revision >= site.revision && node.reported.generation == node.generation;
+        if !(holds && is_newest) {
+            return Ok(Some(node.name));
+        }
+    }
+    Ok(None)
 }
 
 /// What hosts saw of the old datastore says nothing about the new one.

@@ -8,7 +8,7 @@ use sqlx::SqliteConnection;
 use super::{Store, StoreError, commit};
 
 /// One step per schema version.
-const STEPS: &[&str] = &[FIRST, COPIES, MOVES, RETIRED];
+const STEPS: &[&str] = &[FIRST, COPIES, MOVES, RETIRED, FORMER_TOKEN];
 
 const FIRST: &str = "
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -132,6 +132,11 @@ CREATE TABLE retired (
     confirmed_at INTEGER
 ) STRICT;
 CREATE INDEX retired_by_site ON retired (site, confirmed_at);
+";
+
+/// The server token that a site had before the one that it has.
+const FORMER_TOKEN: &str = "
+ALTER TABLE sites ADD COLUMN previous_server_token TEXT;
 ";
 
 /// Brings the database to this program's schema; one that has it is only read.

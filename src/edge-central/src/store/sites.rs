@@ -22,6 +22,8 @@ pub struct Site {
     pub epoch: u64,
     /// Password of the server token.
     pub server_token: Secret,
+    /// The one before it, which the servers still hold until they have changed it.
+    pub previous_server_token: Option<Secret>,
     /// Password of the agent token.
     pub agent_token: Secret,
     /// Hash of the cluster's CA, once the lease's holder reported it.
@@ -40,6 +42,7 @@ fn site(row: &SqliteRow) -> Result<Site, StoreError> {
         settings: document("site settings", row.try_get("settings")?)?,
         epoch: unsigned(row.try_get("epoch")?),
         server_token: Secret::new(row.try_get::<String, _>("server_token")?),
+        previous_server_token: row.try_get::<Option<String>, _>("previous_server_token")?.map(Secret::new),
         agent_token: Secret::new(row.try_get::<String, _>("agent_token")?),
         ca_hash: row.try_get("ca_hash")?,
         lease: row.try_get("lease_node")?,
@@ -91,14 +94,19 @@ pub async fn list(conn: &mut SqliteConnection) -> Result<Vec<Site>, StoreError> 
 /// # Errors
 /// [`StoreError`].
 pub async fn save(conn: &mut SqliteConnection, changed: &Site) -> Result<(), StoreError> {
-    sqlx::query("UPDATE sites SET settings = ?, epoch = ?, ca_hash = ?, lease_node = ? WHERE name = ?")
-        .bind(text("site settings", &changed.settings)?)
-        .bind(signed(changed.epoch))
-        .bind(&changed.ca_hash)
-        .bind(&changed.lease)
-        .bind(&changed.name)
-        .execute(&mut *conn)
-        .await?;
+    sqlx::query(
+        "UPDATE sites SET settings = ?, epoch = ?, ca_hash = ?, lease_node = ?, server_token = ?,
+         previous_server_token = ? WHERE name = ?",
+    )
+    .bind(text("site settings", &changed.settings)?)
+    .bind(signed(changed.epoch))
+    .bind(&changed.ca_hash)
+    .bind(&changed.lease)
+    .bind(changed.server_token.expose())
+    .bind(changed.previous_server_token.as_ref().map(Secret::expose))
+    .bind(&changed.name)
+    .execute(&mut *conn)
+    .await?;
     touch(conn, &changed.name).await
 }
 

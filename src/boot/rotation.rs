@@ -1,0 +1,82 @@
+//! A new server token, as one step of the line.
+//!
+//! Owns the order: this host's turn, the record, the request to k3s, and the
+//! record goes. One that was cut is made once more, from whichever half k3s
+//! stands on. The token file follows in the next pass, when k3s holds the new
+//! token. Decides nothing ([`crate::plan::tokens`]), restarts nothing.
+
+use tracing::info;
+
+use super::{Agent, Pass, Severity, Stop, StopKind, turn};
+use crate::error::Chain;
+use crate::kube::{Kube, KubeError};
+use crate::plan::tokens::{self, Change};
+use crate::plan::turn::{Wait, may_change};
+use crate::plan::{CheckedPlan, Refusal};
+use crate::rotation;
+use crate::verify::Health;
+use crate::wire::secret::fingerprint;
+
+/// Goes on with what is due, on a node that is well.
+pub(super) async fn go_on(agent: &mut Agent, checked: &CheckedPlan, pass: &mut Pass) -> Result<(), Stop> {
+    let Some(duty) = pass.assignment.as_ref().and_then(|assignment| assignment.duty.clone()) else {
+        return Ok(());
+    };
+    let is_well = pass.verdict.as_ref().is_some_and(|verdict| verdict.health == Health::Healthy);
+    let due = tokens::change(&pass.facts, &duty).filter(|_| is_well && !pass.again && !pass.blocked);
+    let Some(change) = due else { return Ok(()) };
+    if let Err(wait) = my_turn(agent, checked, pass).await? {
+        tell(pass, format!("the new server token waits for this host's turn: {}", wait.reason));
+        pass.turn.get_or_insert(wait);
+        return Ok(());
+    }
+    let was_begun = rotation::load(&agent.root).is_some();
+    let former = fingerprint(change.held.as_str().as_bytes());
+    rotation::begin(&agent.root, former).map_err(|error| failed("EB-state-file", &error))?;
+    match ask(Kube::own_admin(&agent.root), change, was_begun).await {
+        Ok(()) => done(agent, pass),
+        Err(error) => {
+            tell(pass, format!("k3s on this host did not take the new server token: {}", error.words()));
+            Ok(())
+        }
+    }
+}
+
+/// Two servers at once could leave two records in the datastore.
+async fn my_turn(agent: &mut Agent, checked: &CheckedPlan, pass: &Pass) -> Result<Result<(), Wait>, Stop> {
+    match turn::is_alone(agent, pass).await {
+        Ok(true) => Ok(Ok(())),
+        Ok(false) => turn::begin_by(agent, checked, pass, may_change).await,
+        Err(wait) => Ok(Err(wait)),
+    }
+}
+
+/// k3s takes the new token itself before it writes the record anew. One that was
+/// cut in between refuses to write it from there, and goes back first.
+async fn ask(kube: Kube<'_>, change: Change<'_>, was_begun: bool) -> Result<(), KubeError> {
+    let Change { held, new } = change;
+    if was_begun {
+        match kube.change_token(new, new).await {
+            Err(KubeError::Refused { status: 401 | 403, .. }) => {}
+            Err(KubeError::Refused { .. }) => kube.change_token(new, held).await?,
+            other => return other,
+        }
+    }
+    kube.change_token(held, new).await
+}
+
+fn done(agent: &Agent, pass: &mut Pass) -> Result<(), Stop> {
+    rotation::end(&agent.root).map_err(|error| failed("EB-state-file", &error))?;
+    info!(EDGE_STEP = "activate", "k3s on this host holds the new server token");
+    pass.again = true;
+    Ok(())
+}
+
+fn tell(pass: &mut Pass, reason: String) {
+    pass.find(Severity::Warn, Refusal::new("EB-token-rotate", reason, "it is tried again by itself"));
+}
+
+fn failed(code: &str, error: &(dyn std::error::Error + 'static)) -> Stop {
+    let why = Refusal::new(code, Chain(error).to_string(), "it is tried again by itself");
+    Stop { why, kind: StopKind::Failed }
+}
