@@ -13,6 +13,7 @@ use super::refusal::Refusal;
 use super::{Inputs, Plan, config, units};
 use crate::facts::HostFacts;
 use crate::paths::K3S_DATA;
+use crate::role::version::K3sVersion;
 use crate::role::{Duty, Role};
 
 /// How many paths are named where more are meant.
@@ -141,17 +142,28 @@ pub(super) fn may_go(path: &str) -> bool {
 /// The empty files that go before k3s starts; none while it runs, which empties
 /// files itself for a moment when it writes them.
 pub(super) fn decide(inputs: Inputs<'_>, duty: &Duty, start: config::Start) -> Option<PlannedEmpty> {
+    planned(inputs, duty.role, cluster_has_it(duty, start))
+}
+
+/// The same for a server that leaves etcd, and is a member until that is done.
+pub(super) fn while_leaving(inputs: Inputs<'_>) -> Option<PlannedEmpty> {
+    let version = inputs.facts.runtime.k3s.version.known().and_then(|text| text.as_deref()?.parse().ok());
+    let is_reconciled = version.is_some_and(|version: K3sVersion| version.at_least(RECONCILES));
+    planned(inputs, Role::Server, is_reconciled)
+}
+
+fn planned(inputs: Inputs<'_>, role: Role, cluster_has_it: bool) -> Option<PlannedEmpty> {
     let goes = |path: &&String| match source(path) {
         Some(Source::K3s) => true,
-        Some(Source::Cluster) => cluster_has_it(duty, start),
+        Some(Source::Cluster) => cluster_has_it,
         _ => false,
     };
-    let paths: Vec<String> = of_role(inputs.facts, duty.role).filter(goes).cloned().collect();
+    let paths: Vec<String> = of_role(inputs.facts, role).filter(goes).cloned().collect();
     let reason = format!(
         "{}, as a power cut leaves them; k3s ends at such a file, and makes anew or fetches what is missing",
         holds_nothing(&paths)
     );
-    let needs_stopped = units::of_role(duty.role).to_owned();
+    let needs_stopped = units::of_role(role).to_owned();
     (!paths.is_empty()).then_some(PlannedEmpty { paths, needs_stopped, reason })
 }
 

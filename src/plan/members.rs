@@ -8,7 +8,7 @@ use super::config::others;
 use super::item::{PlannedQuarantine, PlannedRestore, RestoreFrom};
 use super::refusal::{Refusal, WaitingOn};
 use super::{Inputs, config, pinned, store, units};
-use crate::facts::runtime::Joined;
+use crate::facts::runtime::{Joined, PinnedIdentity};
 use crate::paths;
 use crate::role::{Duty, Role};
 
@@ -53,15 +53,20 @@ pub(super) fn restores(inputs: Inputs<'_>, duty: &Duty) -> Vec<PlannedRestore> {
         pinned.epoch == duty.cluster.epoch && pinned.node_name == duty.node.name.to_string()
     });
     let Some(joined) = same_life.and_then(|pinned| pinned.joined.as_ref()) else { return Vec::new() };
-    member_name(inputs, duty, joined).into_iter().chain(node_password(inputs)).collect()
+    let name = (duty.role == Role::Server).then(|| member_name(inputs, joined));
+    name.flatten().into_iter().chain(node_password(inputs)).collect()
+}
+
+/// The same for a server that leaves etcd, and is a member until that is done.
+pub(super) fn restores_while_leaving(inputs: Inputs<'_>, pinned: &PinnedIdentity) -> Vec<PlannedRestore> {
+    let name = pinned.joined.as_ref().and_then(|joined| member_name(inputs, joined));
+    name.into_iter().chain(node_password(inputs)).collect()
 }
 
 /// Without its name etcd calls a member `default`, and k3s waits for ever.
-fn member_name(inputs: Inputs<'_>, duty: &Duty, joined: &Joined) -> Option<PlannedRestore> {
+fn member_name(inputs: Inputs<'_>, joined: &Joined) -> Option<PlannedRestore> {
     let k3s = &inputs.facts.runtime.k3s;
-    let is_member = duty.role == Role::Server
-        && k3s.has_datastore.known() == Some(&true)
-        && k3s.tombstone.known() != Some(&true);
+    let is_member = k3s.has_datastore.known() == Some(&true) && k3s.tombstone.known() != Some(&true);
     let is_gone = matches!(
         (k3s.etcd_name_empty.known(), k3s.etcd_member.known()),
         (Some(true), _) | (Some(false), Some(None))

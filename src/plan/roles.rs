@@ -14,7 +14,8 @@ use super::config::others;
 use super::refusal::{Refusal, WaitingOn};
 use super::turn::Wait;
 use super::{
-    Inputs, Plan, PlannedRetirement, PlannedUnit, Wanted, address, lint, pinned, retire, rules, units,
+    Inputs, Plan, PlannedRetirement, PlannedUnit, Wanted, address, empty, lint, members, pinned, retire,
+    rules, units,
 };
 use crate::facts::HostFacts;
 use crate::facts::runtime::{Departure, PinnedIdentity};
@@ -106,8 +107,13 @@ pub(super) fn while_departing(inputs: Inputs<'_>, departure: PlannedDeparture) -
         Some(duty) if pinned.departing.is_none() => after(inputs, duty, &departure)?,
         _ => Plan::default(),
     };
-    let running = (!has_left(pinned)).then(|| [units::CONTAINERD, units::K3S].map(running));
+    let is_member = !has_left(pinned);
+    let running = is_member.then(|| [units::CONTAINERD, units::K3S].map(running));
+    // Without them its k3s does not come up, and nobody can be asked.
+    let restores = is_member.then(|| members::restores_while_leaving(inputs, pinned));
     Ok(Plan {
+        restores: restores.unwrap_or_default(),
+        empty: is_member.then(|| empty::while_leaving(inputs)).flatten(),
         identity: Some(pinned.clone()),
         hostname: super::hostname(inputs, &pinned.node_name),
         address: address::decide(inputs, pinned.node_ip)?,

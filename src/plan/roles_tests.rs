@@ -79,6 +79,27 @@ fn a_server_leaves_etcd_before_its_files_go() {
     assert_eq!(decided(&facts, &none).0.unwrap().unwrap().servers, ["172.16.36.3:6443"]);
 }
 
+/// Until etcd has removed it, it must be able to run: only then others can be asked.
+#[test]
+fn a_power_cut_while_a_server_leaves_is_mended_as_on_any_member() {
+    let agent = assignment(Role::Agent, &["172.16.36.2"], 1);
+    let mended = |step| {
+        let mut facts = facts(&joined(Role::Server, Some(step)));
+        let k3s = &mut facts.runtime.k3s;
+        (k3s.has_datastore, k3s.etcd_name_empty) = (Fact::Known(true), Fact::Known(true));
+        k3s.version = Fact::Known(Some("v1.36.2+k3s1".to_owned()));
+        let ca = format!("{}/server/tls/server-ca.crt", crate::paths::K3S_DATA);
+        k3s.empty_files = vec![ca.clone()];
+        let local = Local::default();
+        let inputs = Inputs { facts: &facts, assignment: &agent, local: &local, confirmed: true };
+        let plan = while_departing(inputs, departure(inputs).unwrap().unwrap()).unwrap();
+        let removed = plan.empty.map(|empty| empty.paths).unwrap_or_default();
+        (plan.restores.iter().any(|item| item.path == crate::paths::K3S_ETCD_NAME), removed == [ca])
+    };
+    assert_eq!(mended(Departure::Asked), (true, true));
+    assert_eq!(mended(Departure::Left), (false, false), "its k3s stays down");
+}
+
 #[test]
 fn a_role_that_comes_back_in_time_keeps_the_server_and_one_that_comes_late_joins_anew() {
     let server = assignment(Role::Server, &["172.16.36.2"], 1);
