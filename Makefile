@@ -52,7 +52,7 @@ size:
 	echo "stripped binary: $$size bytes, ceiling $(SIZE_CEILING)"; test "$$size" -le $(SIZE_CEILING)
 
 hosts:
-	$(CARGO) test --package edge-lab --test hosts -- --test-threads=2
+	$(CARGO) test --package edge-lab --test hosts -- --test-threads=3
 
 machines:
 	$(CARGO) test --package edge-lab --test machines -- --test-threads=1
