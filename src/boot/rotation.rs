@@ -13,6 +13,7 @@ use crate::kube::{Kube, KubeError};
 use crate::plan::tokens::{self, Change};
 use crate::plan::turn::{Wait, may_change};
 use crate::plan::{CheckedPlan, Refusal};
+use crate::role::words::TokenText;
 use crate::rotation;
 use crate::verify::Health;
 use crate::wire::secret::fingerprint;
@@ -55,14 +56,21 @@ async fn my_turn(agent: &mut Agent, checked: &CheckedPlan, pass: &Pass) -> Resul
 /// cut in between refuses to write it from there, and goes back first.
 async fn ask(kube: Kube<'_>, change: Change<'_>, was_begun: bool) -> Result<(), KubeError> {
     let Change { held, new } = change;
-    if was_begun {
-        match kube.change_token(new, new).await {
-            Err(KubeError::Refused { status: 401 | 403, .. }) => {}
-            Err(KubeError::Refused { .. }) => kube.change_token(new, held).await?,
-            other => return other,
+    match put(kube, change, new).await {
+        Err(KubeError::Refused { status: 500.., .. }) if was_begun => {
+            put(kube, change, held).await?;
+            put(kube, change, new).await
         }
+        other => other,
     }
-    kube.change_token(held, new).await
+}
+
+/// Whoever asks shows the token that k3s was started with, whichever it has taken since.
+async fn put(kube: Kube<'_>, change: Change<'_>, token: &TokenText) -> Result<(), KubeError> {
+    match kube.change_token(change.held, token).await {
+        Err(KubeError::Refused { status: 401 | 403, .. }) => kube.change_token(change.new, token).await,
+        other => other,
+    }
 }
 
 fn done(agent: &Agent, pass: &mut Pass) -> Result<(), Stop> {

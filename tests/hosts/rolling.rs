@@ -57,9 +57,9 @@ pub fn probed<T>(servers: &[Host], work: impl FnOnce() -> T) -> (T, Vec<usize>) 
 }
 
 /// Gives the site another value of a key that a running k3s reads.
-fn change(room: &Room, level: u8) {
+fn change(room: &Room, pods: u8) {
     let file = room.lab.dir().join("k3s.json");
-    std::fs::write(&file, json!({"kubelet-arg": [format!("v={level}")]}).to_string()).unwrap();
+    std::fs::write(&file, json!({"kubelet-arg": [format!("max-pods={}", 100 + pods)]}).to_string()).unwrap();
     let words = ["site", "set", SITE, "--k3s-config-file", file.to_str().unwrap()];
     room.central.run(&words).unwrap().ok().unwrap();
 }
@@ -155,7 +155,9 @@ fn a_change_and_a_version_roll_through_the_room_one_server_at_a_time_and_a_neigh
         wait_rolled(&room, servers, &before);
         host.name().to_owned()
     });
-    assert!(looks.iter().all(|served| *served >= 2), "{cut} was cut, and of the servers answered {looks:?}");
+    // A power cut is no restart in its turn: who stays may need two looks to notice and to agree anew.
+    let goes_on = looks.windows(3).all(|three| three.iter().any(|served| *served >= 2));
+    assert!(goes_on, "{cut} was cut, and of the servers answered {looks:?}");
     wait_free(&room.hosts[0]);
 
     // Another version. A real k3s is here in one only.

@@ -42,8 +42,11 @@ pub struct Supervisor {
     pub client_ca: Pair,
     /// Judges client certificates.
     pub check: ClientCheck,
-    /// Password of the server token, which may be changed while k3s runs.
-    pub server_password: Mutex<String>,
+    /// Password of the server token at the start: who asks shows this one until the
+    /// next start (k3s: pkg/authenticator).
+    pub server_password: String,
+    /// The one that it holds now.
+    pub held_password: Mutex<String>,
     /// Password of the agent token, or the server's.
     pub node_password: String,
     /// Where its tokens are written.
@@ -144,7 +147,7 @@ impl Supervisor {
     /// pkg/server/auth).
     fn proof(&self, caller: &Caller, request: &Request) -> Option<Proof> {
         if let Some((user, password)) = request.basic() {
-            let server = password == *guard(&self.server_password);
+            let server = password == self.server_password;
             return match user.as_str() {
                 "server" if server => Some(Proof::Server),
                 "node" if server || password == self.node_password => Some(Proof::Node),
@@ -191,7 +194,7 @@ impl Supervisor {
     }
 
     fn take_token(&self, new: &str) -> Result<()> {
-        let old = std::mem::replace(&mut *guard(&self.server_password), new.to_owned());
+        let old = std::mem::replace(&mut *guard(&self.held_password), new.to_owned());
         files::write_server_token(&self.data, new, &self.server_ca, &self.node_password)?;
         let (old, new) = (store::token_id(&old), store::token_id(new));
         self.cluster.update(|store| {
