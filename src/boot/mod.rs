@@ -47,6 +47,7 @@ use crate::activate::Activated;
 use crate::apply::Applied;
 use crate::enrol::Freshness;
 use crate::enrol::peers::Told;
+use crate::error::Chain;
 use crate::facts::HostFacts;
 use crate::plan::diff::Changes;
 use crate::plan::{CheckedPlan, Refusal};
@@ -90,6 +91,14 @@ pub struct Stop {
     pub why: Refusal,
     /// How bad that is.
     pub kind: StopKind,
+}
+
+impl Stop {
+    /// Something went wrong that the next pass tries again.
+    fn failed(code: &str, error: &(dyn std::error::Error + 'static)) -> Self {
+        let why = Refusal::new(code, Chain(error).to_string(), "it is tried again by itself");
+        Self { why, kind: StopKind::Failed }
+    }
 }
 
 /// How bad it is that a pass ended early.

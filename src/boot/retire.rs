@@ -10,7 +10,6 @@ use tracing::info;
 use super::{Agent, Order, Pass, Severity, Stop, StopKind, Until, mend, record};
 use crate::activate;
 use crate::apply::{self, aside};
-use crate::error::Chain;
 use crate::ledger::Left;
 use crate::plan::{self, CheckedPlan, PlannedRetirement, PlannedUnit, Refusal, Wanted, units};
 
@@ -27,13 +26,14 @@ pub(super) async fn leave(
     let Some(pinned) = plan::pinned(&pass.facts) else { return Ok(()) };
     info!(EDGE_STEP = "apply", EDGE_REASON = %retirement.reason, "leaving the old life");
     let begun = apply::retire::begin(&agent.root, pinned, retirement);
-    begun.map_err(|error| failed("EB-state-file", &error))?;
-    record::leaving(agent, planned(agent, retirement)).map_err(|error| failed("EB-state-file", &error))?;
+    begun.map_err(|error| Stop::failed("EB-state-file", &error))?;
+    record::leaving(agent, planned(agent, retirement))
+        .map_err(|error| Stop::failed("EB-state-file", &error))?;
     if order.until != Until::Written {
         bring_down(agent, order, retirement).await?;
     }
     let moved = apply::retire::carry_out(&agent.root, retirement);
-    let moved = moved.map_err(|error| failed("EB-apply", &error))?;
+    let moved = moved.map_err(|error| Stop::failed("EB-apply", &error))?;
     for path in &moved {
         info!(EDGE_STEP = "apply", EDGE_PATH = %path, "old life's files are in quarantine");
     }
@@ -65,7 +65,7 @@ async fn bring_down(agent: &Agent, order: Order, retirement: &PlannedRetirement)
     if order.until == Until::Verified {
         let host = activate::Host { root: &agent.root, systemd: &agent.systemd, clock: agent.clock };
         let stopped = activate::start(host, &UNITS.map(|name| stop(name, retirement))).await;
-        stopped.map_err(|error| failed("EB-systemd", &error))?;
+        stopped.map_err(|error| Stop::failed("EB-systemd", &error))?;
         if all_down(agent).await {
             return Ok(());
         }
@@ -89,9 +89,4 @@ fn stop(name: &str, retirement: &PlannedRetirement) -> PlannedUnit {
 async fn all_down(agent: &Agent) -> bool {
     let states = activate::unit_facts(&agent.systemd, &UNITS).await;
     states.values().all(|state| mend::down(state, agent.root.is_host()))
-}
-
-fn failed(code: &str, error: &(dyn std::error::Error + 'static)) -> Stop {
-    let why = Refusal::new(code, Chain(error).to_string(), "it is tried again by itself");
-    Stop { why, kind: StopKind::Failed }
 }

@@ -15,7 +15,6 @@ use tracing::{debug, info};
 
 use super::turn::{ask, seen, unreached};
 use super::{Agent, Pass, Stop, StopKind};
-use crate::error::Chain;
 use crate::facts::Fact;
 use crate::facts::runtime::{Departing, Departure, PinnedIdentity};
 use crate::identity;
@@ -119,7 +118,7 @@ fn record(
     departing: Option<Departing>,
 ) -> Result<(), Stop> {
     let identity = PinnedIdentity { departing, ..pinned.clone() };
-    identity::pin(&agent.root, &identity).map_err(|error| failed("EB-state-file", &error))?;
+    identity::pin(&agent.root, &identity).map_err(|error| Stop::failed("EB-state-file", &error))?;
     pass.facts.runtime.identity = Fact::Known(Some(identity));
     Ok(())
 }
@@ -261,9 +260,4 @@ async fn stay(agent: &Agent, pinned: &PinnedIdentity, asked: &Departing) -> Resu
         kube.stay(&node).await.map_err(|error| error.words())?;
     }
     Ok(true)
-}
-
-fn failed(code: &str, error: &(dyn std::error::Error + 'static)) -> Stop {
-    let why = Refusal::new(code, Chain(error).to_string(), "it is tried again by itself");
-    Stop { why, kind: StopKind::Failed }
 }

@@ -7,8 +7,7 @@
 
 use tracing::info;
 
-use super::{Agent, Pass, Severity, Stop, StopKind, turn};
-use crate::error::Chain;
+use super::{Agent, Pass, Severity, Stop, turn};
 use crate::kube::{Kube, KubeError};
 use crate::plan::tokens::{self, Change};
 use crate::plan::turn::{Wait, may_change};
@@ -33,7 +32,7 @@ pub(super) async fn go_on(agent: &mut Agent, checked: &CheckedPlan, pass: &mut P
     }
     let was_begun = rotation::load(&agent.root).is_some();
     let former = fingerprint(change.held.as_str().as_bytes());
-    rotation::begin(&agent.root, former).map_err(|error| failed("EB-state-file", &error))?;
+    rotation::begin(&agent.root, former).map_err(|error| Stop::failed("EB-state-file", &error))?;
     match ask(Kube::own_admin(&agent.root), change, was_begun).await {
         Ok(()) => done(agent, pass),
         Err(error) => {
@@ -74,7 +73,7 @@ async fn put(kube: Kube<'_>, change: Change<'_>, token: &TokenText) -> Result<()
 }
 
 fn done(agent: &Agent, pass: &mut Pass) -> Result<(), Stop> {
-    rotation::end(&agent.root).map_err(|error| failed("EB-state-file", &error))?;
+    rotation::end(&agent.root).map_err(|error| Stop::failed("EB-state-file", &error))?;
     info!(EDGE_STEP = "activate", "k3s on this host holds the new server token");
     pass.again = true;
     Ok(())
@@ -82,9 +81,4 @@ fn done(agent: &Agent, pass: &mut Pass) -> Result<(), Stop> {
 
 fn tell(pass: &mut Pass, reason: String) {
     pass.find(Severity::Warn, Refusal::new("EB-token-rotate", reason, "it is tried again by itself"));
-}
-
-fn failed(code: &str, error: &(dyn std::error::Error + 'static)) -> Stop {
-    let why = Refusal::new(code, Chain(error).to_string(), "it is tried again by itself");
-    Stop { why, kind: StopKind::Failed }
 }

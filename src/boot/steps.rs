@@ -189,13 +189,6 @@ fn plan_refused(broken: &[Refusal]) -> Stop {
     Stop { why: Refusal::new(code, reason, next), kind: StopKind::Held }
 }
 
-fn failed(code: &str, error: &(dyn std::error::Error + 'static)) -> Stop {
-    Stop {
-        why: Refusal::new(code, Chain(error).to_string(), "it is tried again by itself"),
-        kind: StopKind::Failed,
-    }
-}
-
 pub(super) async fn apply(
     agent: &mut Agent,
     order: Order,
@@ -221,9 +214,10 @@ pub(super) async fn apply(
     let ledger = if checked.plan().retirement.is_some() { record::load(agent, pass) } else { ledger };
     mend::mend(agent, checked, pass).await?;
     let result = timed(pass, "apply", async { apply::apply(&root, checked) }).await;
-    let applied = result.map_err(|error| failed("EB-apply", &error))?;
-    record::committed(agent, ledger.as_ref(), checked).map_err(|error| failed("EB-state-file", &error))?;
-    storage::record(agent, checked, pass).map_err(|error| failed("EB-state-file", &error))?;
+    let applied = result.map_err(|error| Stop::failed("EB-apply", &error))?;
+    record::committed(agent, ledger.as_ref(), checked)
+        .map_err(|error| Stop::failed("EB-state-file", &error))?;
+    storage::record(agent, checked, pass).map_err(|error| Stop::failed("EB-state-file", &error))?;
     if checked.plan().retirement.is_some() {
         // Reports must not tell of the old life under the new assignment.
         pass.facts.runtime.identity = Fact::Known(checked.plan().identity.clone());
@@ -250,7 +244,7 @@ pub(super) async fn settle(agent: &mut Agent, checked: &CheckedPlan, pass: &mut 
     let result = timed(pass, "activate", activate::settle(host(agent), &wish)).await;
     let result = result.map(|activated| pass.activated = Some(activated));
     renames::note(agent, plan.hostname.as_ref(), before, pass);
-    result.map_err(|error| failed("EB-systemd", &error))
+    result.map_err(|error| Stop::failed("EB-systemd", &error))
 }
 
 pub(super) async fn start(agent: &mut Agent, checked: &CheckedPlan, pass: &mut Pass) -> Result<(), Stop> {
@@ -265,7 +259,7 @@ pub(super) async fn start(agent: &mut Agent, checked: &CheckedPlan, pass: &mut P
     }
     let before = started::before(&agent.root, &pass.facts);
     let done = timed(pass, "activate", activate::start(host(agent), &units)).await;
-    let started = done.map_err(|error| failed("EB-systemd", &error))?;
+    let started = done.map_err(|error| Stop::failed("EB-systemd", &error))?;
     started::note(&agent.root, before, &started.jobs);
     for job in &started.jobs {
         info!(EDGE_STEP = "activate", EDGE_UNIT = %job.unit, EDGE_VERB = job.verb, EDGE_REASON = %job.reason, "unit job");
@@ -276,7 +270,7 @@ pub(super) async fn start(agent: &mut Agent, checked: &CheckedPlan, pass: &mut P
     all.changed.extend(started.changed);
     all.left_alone.extend(started.left_alone);
     all.troubles.extend(started.troubles);
-    record::activated(agent).map_err(|error| failed("EB-state-file", &error))
+    record::activated(agent).map_err(|error| Stop::failed("EB-state-file", &error))
 }
 
 pub(super) async fn verify(agent: &mut Agent, checked: &CheckedPlan, pass: &mut Pass) -> Result<(), Stop> {

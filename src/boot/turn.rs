@@ -12,14 +12,14 @@ use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use tracing::{debug, info};
 
-use super::{Agent, Pass, Stop, StopKind, started};
+use super::{Agent, Pass, Stop, started};
 use crate::error::Chain;
 use crate::facts::upgrade::Progress;
 use crate::kube::lease::RESTART;
 use crate::kube::{Kube, KubeError, Node};
 use crate::plan::turn::{self, Held, Other, Seen, Wait};
 use crate::plan::upgrade::Step;
-use crate::plan::{CheckedPlan, PlannedUnit, Refusal};
+use crate::plan::{CheckedPlan, PlannedUnit};
 use crate::role::Role;
 use crate::sys::statefile::{self, Loaded, StateError};
 use crate::sys::{Root, clock, host};
@@ -97,7 +97,7 @@ pub(super) async fn restart(agent: &mut Agent, checked: &CheckedPlan, pass: &mut
     let wish = PlannedUnit { restart: Some(reason), restart_pending: None, ..unit };
     let host = activate::Host { root: &agent.root, systemd: &agent.systemd, clock: agent.clock };
     let before = started::before(&agent.root, &pass.facts);
-    let started = activate::start(host, &[wish]).await.map_err(|error| failed("EB-systemd", &error))?;
+    let started = activate::start(host, &[wish]).await.map_err(|error| Stop::failed("EB-systemd", &error))?;
     started::note(&agent.root, before, &started.jobs);
     let all = pass.activated.get_or_insert_default();
     all.jobs.extend(started.jobs);
@@ -179,7 +179,7 @@ pub(super) async fn begin_by(
         Ok(lease) => lease,
         Err(wait) => return Ok(Err(wait)),
     };
-    store(&agent.root, &turn).map_err(|error| failed("EB-state-file", &error))?;
+    store(&agent.root, &turn).map_err(|error| Stop::failed("EB-state-file", &error))?;
     let now = agent.clock.rfc3339();
     if let Err(error) = Kube::own_admin(&agent.root).give(&lease, &me, &now).await {
         return Ok(Err(unreached(&error)));
@@ -310,11 +310,6 @@ fn load(root: &Root) -> Option<Turn> {
 
 fn store(root: &Root, turn: &Turn) -> Result<(), StateError> {
     statefile::store(root, paths::TURN, turn).map(|_| ())
-}
-
-fn failed(code: &str, error: &(dyn std::error::Error + 'static)) -> Stop {
-    let why = Refusal::new(code, Chain(error).to_string(), "it is tried again by itself");
-    Stop { why, kind: StopKind::Failed }
 }
 
 #[cfg(test)]
