@@ -29,6 +29,7 @@ pub fn record(root: &Root, path: &str) -> Option<Record> {
 /// # Errors
 /// When it cannot be written.
 pub fn store(root: &Root, path: &str, record: &Record) -> Result<Change, FileError> {
+    root.remove_file(&condemned_path(path))?;
     atomic::write(root, &record_path(path), record.to_string().as_bytes(), 0o644)
 }
 
@@ -40,8 +41,35 @@ pub fn forget(root: &Root, path: &str) -> Result<(), FileError> {
     root.remove_file(&record_path(path)).map(|_| ())
 }
 
+/// As [`forget`], and as long as that very file lies there nobody starts it: its
+/// digest was another one.
+///
+/// # Errors
+/// When it cannot be written down.
+pub fn condemn(root: &Root, path: &str, record: &Record) -> Result<(), FileError> {
+    let record = Record { seen: seen(root, path)?, ..record.clone() };
+    atomic::write(root, &condemned_path(path), record.to_string().as_bytes(), 0o644)?;
+    forget(root, path)
+}
+
+/// Whether the binary of this version is the one that was condemned. A file that
+/// somebody put in its place is not, nor one to which only a name was added.
+#[must_use]
+pub fn is_condemned(root: &Root, version: &str) -> bool {
+    let path = paths::k3s_binary(version);
+    let text = root.read_text(&condemned_path(&path)).ok().flatten().unwrap_or_default();
+    let then = Record::parse(&text).and_then(|record| record.seen);
+    let now = seen(root, &path).ok().flatten();
+    let parts = |it: Seen| (it.inode, it.size, it.mtime);
+    now.is_some() && then.map(parts) == now.map(parts)
+}
+
 fn record_path(path: &str) -> String {
     format!("{path}.sha256")
+}
+
+fn condemned_path(path: &str) -> String {
+    format!("{path}.damaged")
 }
 
 /// Versions that have a place in the store, whether whole or not.

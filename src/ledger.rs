@@ -15,6 +15,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::facts::upgrade::Trial;
 use crate::paths;
 use crate::sys::statefile::{self, Loaded, StateError};
 use crate::sys::{Change, Root};
@@ -51,6 +52,9 @@ pub struct Ledger {
     /// The newest leave of an old life, and where its files are.
     #[serde(default)]
     pub left: Option<Left>,
+    /// How k3s does with the generation in force, until its probes were good.
+    #[serde(default)]
+    pub trial: Trial,
 }
 
 /// A leave of an old life.
@@ -89,7 +93,11 @@ pub enum Event {
         generation: u64,
         /// Digest of its plan.
         digest: String,
+        /// How k3s was with what was in force, when that was good.
+        trial: Trial,
     },
+    /// k3s was looked at.
+    Looked(Trial),
     /// Its units are up.
     Activated,
     /// Its probes are good.
@@ -114,10 +122,12 @@ impl Ledger {
     pub fn after(now: Option<&Self>, event: Event) -> Option<Self> {
         match (now.cloned(), event) {
             (Some(now), Event::Committed { generation, .. }) if now.generation == generation => Some(now),
-            (now, Event::Committed { generation, digest }) => Some(Self {
+            (now, Event::Committed { generation, digest, trial }) => Some(Self {
                 generation,
                 digest,
                 phase: Phase::Applied,
+                // What takes the place of one that never was good is not better off for it.
+                trial: now.as_ref().filter(|now| now.is_open()).map_or(trial, |now| now.trial.clone()),
                 last_good: now.as_ref().and_then(|now| now.last_good),
                 left: now.as_ref().and_then(|now| now.left.clone()),
                 failed: now.and_then(|now| now.failed),
@@ -125,12 +135,21 @@ impl Ledger {
             (Some(now), Event::Activated) if now.phase == Phase::Applied => {
                 Some(Self { phase: Phase::Active, ..now })
             }
-            (Some(now), Event::Verified) if matches!(now.phase, Phase::Applied | Phase::Active) => {
-                Some(Self { phase: Phase::Healthy, last_good: Some(now.generation), failed: None, ..now })
-            }
-            (Some(now), Event::RolledBack { to, failed }) => {
-                Some(Self { generation: to, phase: Phase::RolledBack, failed: Some(failed), ..now })
-            }
+            (Some(now), Event::Looked(trial)) if now.is_open() => Some(Self { trial, ..now }),
+            (Some(now), Event::Verified) if now.is_open() => Some(Self {
+                phase: Phase::Healthy,
+                last_good: Some(now.generation),
+                failed: None,
+                trial: Trial::default(),
+                ..now
+            }),
+            (Some(now), Event::RolledBack { to, failed }) => Some(Self {
+                generation: to,
+                phase: Phase::RolledBack,
+                failed: Some(failed),
+                trial: Trial::default(),
+                ..now
+            }),
             (Some(now), Event::Left(left)) => Some(now.without(left)),
             (Some(now), Event::Forgiven) => Some(Self { failed: None, ..now }),
             (now, _) => now,
@@ -143,6 +162,18 @@ impl Ledger {
         let same = |before: &Left| before.number == left.number && before.reason == left.reason;
         let before = self.left.clone().filter(same);
         Self { last_good: None, failed: None, left: before.or(Some(left)), ..self }
+    }
+
+    /// Whether the generation in force has not shown yet that it is good.
+    fn is_open(&self) -> bool {
+        matches!(self.phase, Phase::Applied | Phase::Active)
+    }
+
+    /// The good generation that the one in force may give way to, while that has not
+    /// shown yet that it is good too.
+    #[must_use]
+    pub fn way_back(&self) -> Option<u64> {
+        self.last_good.filter(|good| self.is_open() && *good != self.generation)
     }
 
     /// Whether a plan with this digest was rolled back and waits for a person.
@@ -177,7 +208,15 @@ mod tests {
     use super::*;
 
     fn committed(generation: u64) -> Event {
-        Event::Committed { generation, digest: format!("d{generation}") }
+        Event::Committed {
+            generation,
+            digest: format!("d{generation}"),
+            trial: trial(&format!("b{generation}")),
+        }
+    }
+
+    fn trial(well: &str) -> Trial {
+        Trial { well: Some(well.to_owned()), ..Trial::default() }
     }
 
     fn failed() -> Failed {
@@ -206,6 +245,24 @@ mod tests {
         ]);
         let ledger = ledger.unwrap_or_else(|| unreachable!());
         assert!(ledger.has_failed("d2") && ledger.generation == 1 && ledger.phase == Phase::RolledBack);
+    }
+
+    #[test]
+    fn what_k3s_does_is_noted_until_the_generation_is_good() {
+        let good = [committed(1), Event::Verified, Event::Looked(trial("late"))];
+        let ledger = run(good.to_vec()).unwrap_or_else(|| unreachable!());
+        assert_eq!((ledger.trial.clone(), ledger.way_back()), (Trial::default(), None));
+        let after = |events: &[Event]| run([&good, events].concat()).unwrap_or_else(|| unreachable!());
+        let second = after(&[committed(2)]);
+        assert_eq!((second.trial.clone(), second.way_back()), (trial("b2"), Some(1)));
+        let looked = [committed(2), Event::Looked(trial("x"))];
+        assert_eq!(after(&looked).trial, trial("x"));
+        // A third one is not excused by what the second did.
+        let third = after(&[&looked[..], &[committed(3)]].concat());
+        assert_eq!((third.trial.clone(), third.way_back()), (trial("x"), Some(1)));
+        let back = Event::RolledBack { to: 1, failed: failed() };
+        let back = after(&[&looked[..], &[back, Event::Looked(trial("y"))]].concat());
+        assert_eq!((back.trial.clone(), back.way_back()), (Trial::default(), None));
     }
 
     #[test]

@@ -77,6 +77,8 @@ fn a_removed_members_datastore_is_whole_in_one_place_at_every_fault() {
         );
     }
     assert!(String::from_utf8(new.files[CONFIG].clone()).unwrap().contains("\nserver:"), "no way to join");
+    let unpacked = [UNPACKED.to_owned(), UNPACKED.replace("/bin", "-tmp/bin")];
+    assert_eq!(unpacked.map(|path| new.files.contains_key(&path)), [false, true]);
     try_all(&host, &new, Some(&old), &["retiring-pinned", "retired", "leave-ended"]);
 }
 
@@ -125,6 +127,9 @@ const REMOVED: u32 = 4;
 /// What a power cut left empty, and the certificate that goes with its kubeconfig.
 const EMPTIED: [(&str, &str); 3] =
     [("cred/admin.kubeconfig", ""), ("tls/client-admin.crt", "whole"), ("tls/client-kube-proxy.key", "")];
+/// A program that k3s unpacked, and that a power cut left empty.
+const UNPACKED: &str =
+    "var/lib/rancher/k3s/data/5d5d5d5d5d5d5d5d5d5d5d5d5d5d5d5d5d5d5d5d5d5d5d5d5d5d5d5d5d5d5d5d/bin/k3s";
 /// The node's password.
 const PASSWORD: &str = "etc/rancher/node/password";
 
@@ -320,6 +325,7 @@ sha256 = \"{}\"
         for (name, text) in EMPTIED {
             self.write(&format!("var/lib/rancher/k3s/server/{name}"), text);
         }
+        self.write(UNPACKED, "");
         self.write("var/lib/edge-bootstrap/backup/node-password", "node password");
         let root = Root::new(self.path());
         let mut pinned = identity::load(&root).unwrap().value().unwrap();

@@ -130,7 +130,7 @@ fn free_keys() -> impl Strategy<Value = Value> {
 }
 
 fn s3() -> impl Strategy<Value = Option<Value>> {
-    let keys = (secret("access"), secret("secret"), "[^\\p{C}]{1,20}", any::<u8>());
+    let keys = (secret("access"), secret("secret"), "[^\\p{C}]{1,20}", 1..=u8::MAX);
     prop::option::of(keys.prop_map(|(access, secret, folder, retention)| {
         json!({"snapshots": {"schedule": "0 */6 * * *", "retention": retention, "s3": {
             "endpoint": "s3.example.net", "bucket": "edge", "folder": folder, "access_key": access, "secret_key": secret,

@@ -47,7 +47,7 @@ const LAYERS: [(u8, &[&str]); 6] = [
     (5, &["cli", "logging", "lib", "main"]),
 ];
 /// Records of L3 that the steps may share.
-const RECORDS: [&str; 15] = [
+const RECORDS: [&str; 16] = [
     "binary",
     "ledger",
     "identity",
@@ -56,6 +56,7 @@ const RECORDS: [&str; 15] = [
     "allow",
     "floor",
     "renames",
+    "reset",
     "inventory",
     "mirrors",
     "containerd",

@@ -11,8 +11,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use edge_bootstrap::kube::Kube;
+use edge_bootstrap::kube::{Kube, Silence};
 use edge_bootstrap::paths::K3S_DATA;
 use edge_bootstrap::sys::Root;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -29,6 +30,8 @@ const THINGS: &str = "/apis/broken.example.org/v1/things";
 struct Api {
     answers: BTreeMap<String, Option<Value>>,
     removed: BTreeSet<String>,
+    /// Answered to everything, as while its storage begins.
+    status: Option<u16>,
 }
 
 type Shared = Arc<Mutex<Api>>;
@@ -53,7 +56,7 @@ fn api(kinds: Option<&str>) -> Api {
         (THINGS, None),
     ];
     let answers = answers.into_iter().map(|(path, answer)| (path.to_owned(), answer)).collect();
-    Api { answers, removed: BTreeSet::new() }
+    Api { answers, ..Api::default() }
 }
 
 /// An object that k3s made of the file `eb-base.yaml`.
@@ -67,6 +70,9 @@ fn object(name: &str) -> Value {
 
 impl Api {
     fn answer(&mut self, method: &str, path: &str) -> (u16, Value) {
+        if let Some(status) = self.status {
+            return (status, json!({"kind": "Status", "message": "storage is (re)initializing"}));
+        }
         let path = path.split('?').next().unwrap();
         if method == "DELETE" {
             self.removed.insert(path.to_owned());
@@ -156,4 +162,25 @@ async fn a_kind_that_the_addon_has_must_answer_and_the_rest_goes_meanwhile() {
     let error = kube.clear_addon("eb-base").await.unwrap_err().to_string();
     assert!(error.contains(THINGS) && error.contains("conversion webhook failed"), "{error}");
     assert!(!shared.lock().unwrap().removed.contains(ADDON), "nobody knows that nothing is left");
+}
+
+#[tokio::test]
+async fn an_api_that_begins_or_is_away_is_waited_for_before_a_person_is_told_and_a_refusal_is_not() {
+    let shared = Arc::new(Mutex::new(api(None)));
+    let (_dir, root, base) = start(&shared);
+    let (kube, at) = (Kube::admin_at(&root, &base), Duration::from_secs);
+    let mut silence = Silence::default();
+    for (status, is_told) in [(429, false), (503, false), (403, true)] {
+        shared.lock().unwrap().status = Some(status);
+        let error = kube.addons().await.unwrap_err();
+        assert!(error.words().contains("storage is (re)initializing"), "{}", error.words());
+        assert_eq!(silence.is_told(&error, at(100)), is_told, "{status}");
+    }
+    // Nobody listens there.
+    let error = Kube::admin_at(&root, "https://127.0.0.1:1").addons().await.unwrap_err();
+    assert!(!silence.is_told(&error, at(159)) && silence.is_told(&error, at(160)), "{}", error.words());
+    // Without its files nobody could ask.
+    std::fs::remove_file(root.path(&format!("{K3S_DATA}/server/tls/server-ca.crt"))).unwrap();
+    let error = kube.addons().await.unwrap_err();
+    assert!(!Silence::default().is_told(&error, at(160)), "{}", error.words());
 }

@@ -11,6 +11,11 @@
     reason = "a test may stop at the first surprise, and prepares its own files"
 )]
 
+#[cfg(feature = "failpoints")]
+#[path = "line_adopt/cuts.rs"]
+mod cuts;
+#[path = "line_adopt/strangers.rs"]
+mod strangers;
 #[allow(dead_code, reason = "shared with other line tests")]
 #[path = "common/systemd.rs"]
 mod systemd;
@@ -22,8 +27,9 @@ use std::time::Duration;
 
 use edge_bootstrap::boot::adopt::{self, Act, Look};
 use edge_bootstrap::boot::{self, Agent, Order, Pass, Until};
+use edge_bootstrap::facts::unit_text as line;
 use edge_bootstrap::paths;
-use edge_bootstrap::plan::adopt::{Raw, in_force, line};
+use edge_bootstrap::plan::adopt::{Raw, in_force};
 use edge_bootstrap::sys::{Clock, Root};
 use systemd::{Fake, FakeUnit};
 
@@ -63,11 +69,7 @@ struct Host {
 impl Host {
     /// A server that runs k3s `version` with `arguments`.
     fn server(arguments: &str, version: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let copied =
-            Command::new("cp").args(["-a", &format!("{HOST}/."), dir.path().to_str().unwrap()]).status();
-        assert!(copied.unwrap().success());
-        let host = Self { dir, systemd: None };
+        let host = Self::copy_of(HOST);
         for (path, text) in [
             (".facts/addresses", "eth0 10.0.0.1/24\nlo 127.0.0.1/8\n".to_owned()),
             (".facts/k3s-version", format!("k3s version {version} (0123abcd)\n")),
@@ -95,6 +97,14 @@ impl Host {
         host
     }
 
+    fn copy_of(path: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let copied =
+            Command::new("cp").args(["-a", &format!("{path}/."), dir.path().to_str().unwrap()]).status();
+        assert!(copied.unwrap().success());
+        Self { dir, systemd: None }
+    }
+
     /// The same with a systemd that runs it.
     fn running(arguments: &str, version: &str) -> Self {
         Self::server(arguments, version).with_systemd(arguments, FakeUnit::up())
@@ -102,21 +112,25 @@ impl Host {
 
     /// With a systemd that has loaded `k3s` for the unit of k3s.
     fn with_systemd(self, arguments: &str, k3s: FakeUnit) -> Self {
-        let mut host = self;
-        let mut command = vec!["/usr/local/bin/k3s".to_owned(), "server".to_owned()];
-        command.extend(arguments.split_whitespace().map(str::to_owned));
+        self.with_unit(["k3s.service", "k3s-agent.service"], &format!("server {arguments}"), k3s)
+    }
+
+    /// The same for either role: `unit` runs `k3s COMMAND`, the other is not there.
+    fn with_unit(mut self, [unit, other]: [&str; 2], command: &str, k3s: FakeUnit) -> Self {
+        let words = std::iter::once("/usr/local/bin/k3s").chain(command.split_whitespace());
+        let command = words.map(str::to_owned).collect();
         let gone = FakeUnit { load: "not-found".into(), file_state: String::new(), ..FakeUnit::dead() };
         let units = [
             ("containerd.service", FakeUnit::up()),
-            ("k3s.service", FakeUnit { command, ..k3s }),
-            ("k3s-agent.service", gone),
+            (unit, FakeUnit { command, ..k3s }),
+            (other, gone),
             ("systemd-sysctl.service", FakeUnit::up()),
             ("systemd-modules-load.service", FakeUnit::up()),
         ];
-        let fake = Fake::new(&host.root(), &units);
-        fake.serve_bus(&host.root());
-        host.systemd = Some(fake);
-        host
+        let fake = Fake::new(&self.root(), &units);
+        fake.serve_bus(&self.root());
+        self.systemd = Some(fake);
+        self
     }
 
     fn root(&self) -> Root {
@@ -210,7 +224,7 @@ fn walk(directory: &Path, files: &mut BTreeMap<String, Vec<u8>>) {
 /// An agent of v1.24 that was told `no-flannel`, and that its systemd runs.
 fn agent() -> Host {
     let arguments = "--no-flannel --container-runtime-endpoint unix:///run/containerd/containerd.sock";
-    let mut host = Host::server("", "v1.24.17+k3s1");
+    let host = Host::server("", "v1.24.17+k3s1");
     for gone in ["etc/systemd/system/k3s.service", "etc/systemd/system/k3s.service.env"] {
         std::fs::remove_file(host.path(gone)).unwrap();
     }
@@ -219,20 +233,7 @@ fn agent() -> Host {
     let variables = "K3S_URL='https://10.0.0.2:6443'\nK3S_TOKEN='canary-agent'\nK3S_CLUSTER_INIT=true\n";
     host.write("etc/systemd/system/k3s-agent.service.env", variables);
     host.write("var/lib/rancher/k3s/agent/server-ca.crt", CA);
-    let mut command = vec!["/usr/local/bin/k3s".to_owned(), "agent".to_owned()];
-    command.extend(arguments.split(' ').map(str::to_owned));
-    let gone = FakeUnit { load: "not-found".into(), file_state: String::new(), ..FakeUnit::dead() };
-    let units = [
-        ("containerd.service", FakeUnit::up()),
-        ("k3s-agent.service", FakeUnit { command, ..FakeUnit::up() }),
-        ("k3s.service", gone),
-        ("systemd-sysctl.service", FakeUnit::up()),
-        ("systemd-modules-load.service", FakeUnit::up()),
-    ];
-    let fake = Fake::new(&host.root(), &units);
-    fake.serve_bus(&host.root());
-    host.systemd = Some(fake);
-    host
+    host.with_unit(["k3s-agent.service", "k3s.service"], &format!("agent {arguments}"), FakeUnit::up())
 }
 
 /// What `adopt` prints and its exit code.

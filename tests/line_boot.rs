@@ -22,6 +22,8 @@ mod silent;
 #[allow(dead_code, reason = "shared with other line tests")]
 #[path = "common/systemd.rs"]
 mod systemd;
+#[path = "line_boot/tokens.rs"]
+mod tokens;
 
 use std::collections::BTreeMap;
 use std::path::Path;

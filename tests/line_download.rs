@@ -23,6 +23,7 @@ use edge_bootstrap::apply::{self, ArtifactError, Wanted};
 use edge_bootstrap::boot::{self, Agent, Downloader, Order, Pass, Quiet, Until};
 use edge_bootstrap::enrol::Source;
 use edge_bootstrap::paths::{self, IMPORT, K3S_LINK};
+use edge_bootstrap::plan;
 use edge_bootstrap::sys::Root;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -204,7 +205,7 @@ impl Place {
 async fn a_cut_download_goes_on_where_it_was_cut_by_range() {
     let place = Place::new();
     let error = place.bring(&["/cut"]).await.unwrap_err().to_string();
-    assert!(error.starts_with("k3s could not be had: http://127.0.0.1:"), "{error}");
+    assert!(error.starts_with("k3s could not be fetched: http://127.0.0.1:"), "{error}");
     let half = place.root.plain_size("/k3s.part").unwrap().unwrap();
     assert!(half > 0 && half < 200_000, "{half}");
     nothing_wrong_can_run(&place.root);
@@ -305,7 +306,7 @@ fn on_a_small_disk() {
 
 struct Host {
     dir: tempfile::TempDir,
-    _systemd: Fake,
+    systemd: Fake,
     server: Server,
 }
 
@@ -325,7 +326,7 @@ impl Host {
         let units: Vec<_> = units.iter().map(|(name, unit)| (name.as_str(), unit.clone())).collect();
         let systemd = Fake::new(&root, &units);
         systemd.serve_bus(&root);
-        let host = Self { dir, _systemd: systemd, server: Server::start() };
+        let host = Self { dir, systemd, server: Server::start() };
         host.assign(paths, &sha256(&binary()));
         host
     }
@@ -401,7 +402,8 @@ async fn a_pass_switches_only_to_a_whole_binary_and_goes_on_after_a_cut() {
     let before = host.root().read_link(K3S_LINK).unwrap();
     let why = words(&host.pass().await);
     assert!(
-        why.starts_with("EB-apply: k3s v1.36.2+k3s1 could not be had: ") && why.contains("a web page came"),
+        why.starts_with("EB-apply: k3s v1.36.2+k3s1 could not be fetched: ")
+            && why.contains("a web page came"),
         "{why}"
     );
     assert_eq!(host.root().read_link(K3S_LINK).unwrap(), before, "nothing is switched");
@@ -454,7 +456,7 @@ async fn a_damaged_binary_is_found_and_brought_again() {
     for (damage, words) in [
         (&b""[..], "is empty"),
         (&whole[..150_000], "has only 150000 of 200000 bytes"),
-        (&changed[..], "its SHA-256 is another one"),
+        (&changed[..], "its SHA-256 differs"),
     ] {
         let host = Host::new(&["/whole"]);
         host.pass().await;
@@ -500,7 +502,7 @@ async fn after_an_unclean_stop_a_flipped_bit_is_found_though_nothing_else_is_dif
     host.write(boot, b"boot-2\n");
     edge_bootstrap::inventory::update(&host.root(), |inventory| inventory.boot.suspect = true).unwrap();
     let pass = host.pass().await;
-    assert!(found(&pass)[0].ends_with("its SHA-256 is another one"), "{:?}", pass.findings);
+    assert!(found(&pass)[0].ends_with("its SHA-256 differs"), "{:?}", pass.findings);
     let _ = host.root().remove_file(&format!("{path}.replaced"));
     host.is_in_force();
 }
@@ -529,7 +531,7 @@ async fn a_pass_downloads_for_its_time_only_and_the_next_one_goes_on() {
         agent.rests.slice = Some(Duration::from_millis(300));
         let first = run(&mut agent).await;
         assert!(
-            words(&first).contains(" bytes are here, and it goes on in the next pass"),
+            words(&first).contains("is being downloaded: ") && words(&first).contains(" MB are here"),
             "{}",
             words(&first)
         );
@@ -558,6 +560,10 @@ async fn a_wrong_file_is_not_brought_again_at_once_and_a_node_in_force_goes_on_w
     for path in ["/etc/hostname", "/proc/sys/kernel/hostname"] {
         host.write(path, b"web-7\n");
     }
+    // Without it the k3s in force would not start either.
+    let unpacked = format!("{}/{}", plan::empty::UNPACKED, "aa".repeat(32));
+    host.write(&format!("{unpacked}/bin/k3s"), b"");
+    host.systemd.unit("k3s-agent.service", |unit| *unit = FakeUnit::dead());
     let mut agent = Agent::new(host.root(), None).unwrap();
     for passes in 0..3 {
         let pass = run(&mut agent).await;
@@ -568,6 +574,7 @@ async fn a_wrong_file_is_not_brought_again_at_once_and_a_node_in_force_goes_on_w
         assert!(told.len() == 1 && told[0].0.reason.contains(why), "{:?}", pass.findings);
         assert!(pass.verdict.is_some(), "units are looked at");
         assert!(pass.applied.is_none(), "nothing is put in force");
+        assert!(!host.root().exists(&unpacked), "k3s unpacks it anew");
     }
     assert_eq!(std::fs::read(host.root().path("/etc/hostname")).unwrap(), b"172-16-36-4\n");
     assert_eq!(host.server.asked(), ["/whole 0", "/wrong 0"]);

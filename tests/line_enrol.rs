@@ -13,6 +13,8 @@
 mod central;
 #[path = "line_enrol/room.rs"]
 mod room;
+#[path = "line_enrol/stands_reset.rs"]
+mod stands_reset;
 #[path = "line_enrol/ways.rs"]
 mod ways;
 

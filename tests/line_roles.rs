@@ -17,6 +17,8 @@ mod cluster;
 #[allow(dead_code, reason = "shared with other line tests")]
 #[path = "common/systemd.rs"]
 mod systemd;
+#[path = "common/tls.rs"]
+mod tls;
 
 use std::process::Command;
 use std::time::Duration;
@@ -273,6 +275,11 @@ async fn a_server_stays_while_the_room_is_not_well() {
     host.cluster.state().node["metadata"]["annotations"]["etcd.k3s.cattle.io/node-name"] = own;
     let patched = host.cluster.state().seen.iter().any(|line| line.starts_with("PATCH"));
     assert!(!patched && host.pinned().departing.is_none(), "nothing was begun");
+    // etcd keeps the member: nobody else waits for this host meanwhile.
+    host.cluster.state().refuses = true;
+    assert!(waits(&host.pass().await).contains("etcd refused to remove it"));
+    assert_eq!(host.cluster.state().lease["spec"]["holderIdentity"], "", "the room's Lease was kept");
+    host.cluster.state().refuses = false;
     host.converge("well again").await;
     host.check_agent("well again");
 }
@@ -293,6 +300,27 @@ async fn a_node_that_stands_for_another_member_by_now_is_left_as_it_is() {
     host.converge("to an agent").await;
     assert_eq!(host.cluster.state().node, before);
     assert_eq!((host.pinned().role, host.is_up("k3s-agent.service")), (Role::Agent, true));
+}
+
+/// k3s adds the member's annotations again whenever they are missing.
+#[tokio::test]
+async fn a_node_that_changes_while_it_is_tidied_is_read_again() {
+    let another =
+        json!({"metadata": {"annotations": {"etcd.k3s.cattle.io/node-name": "172-16-36-4-ffffffff"}}});
+    let own = json!({"metadata": {"annotations": {"etcd.k3s.cattle.io/node-name": MEMBER}}});
+    for (change, stays) in [(another, true), (own, false)] {
+        let host = Host::server().await;
+        host.assign("agent");
+        host.pass().await;
+        assert_eq!(host.pinned().departing.map(|departing| departing.step), Some(Departure::Left));
+        host.cluster.state().between = Some(change);
+        host.converge("to an agent").await;
+        let state = host.cluster.state();
+        assert_eq!(state.between, None, "nothing was changed meanwhile");
+        let (labels, notes) = (&state.node["metadata"]["labels"], &state.node["metadata"]["annotations"]);
+        assert_eq!(labels["node-role.kubernetes.io/etcd"].is_string(), stays, "{}", state.node);
+        assert_eq!(notes["etcd.k3s.cattle.io/node-name"].is_string(), stays, "{}", state.node);
+    }
 }
 
 #[tokio::test]

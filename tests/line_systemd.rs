@@ -11,6 +11,8 @@
 mod fake;
 #[path = "line_systemd/looking.rs"]
 mod looking;
+#[path = "common/tls.rs"]
+mod tls;
 #[path = "line_systemd/transient.rs"]
 mod transient;
 
@@ -131,9 +133,10 @@ async fn a_unit_is_read_with_what_this_systemd_knows() {
         ("loaded", "inactive", "disabled")
     );
     assert_eq!(unit.exec.as_deref(), Some("/usr/local/bin/k3s"));
-    assert_eq!((unit.main_pid, unit.job, unit.restarts), (0, None, None), "no NRestarts is unknown");
-    lab.fake.unit(CONTAINERD, |unit| unit.active = "active".into());
-    assert_eq!(lab.systemd.unit(CONTAINERD).await.unwrap().main_pid, 4711);
+    assert_eq!((unit.main_pid, unit.job, unit.restarts), (0, None, Some(0)));
+    lab.fake.unit(CONTAINERD, |unit| (unit.active, unit.restarts) = ("active".into(), 3));
+    let containerd = lab.systemd.unit(CONTAINERD).await.unwrap();
+    assert_eq!((containerd.main_pid, containerd.restarts), (4711, Some(3)));
     assert_eq!(unit.drop_ins, ["/etc/systemd/system/k3s.service.d/10-edge-bootstrap.conf"]);
     assert_eq!(unit.since_monotonic_us, 42_000_000);
     assert!(lab.fake.calls().is_empty(), "reading changes nothing");

@@ -11,6 +11,11 @@
 #[allow(missing_docs, missing_debug_implementations, dead_code, reason = "shared with other line tests")]
 #[path = "common/systemd.rs"]
 mod systemd;
+#[allow(missing_docs, missing_debug_implementations, dead_code, reason = "shared with other line tests")]
+#[path = "common/tls.rs"]
+mod tls;
+#[path = "line_upgrade/trial.rs"]
+mod trial;
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
@@ -29,7 +34,7 @@ use systemd::{Fake, FakeUnit, OnStart};
 const CASE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/plan/37-binary-installed-by-hand");
 const OLD: &str = "v1.36.2+k3s1";
 const NEW: &str = "v1.36.3+k3s1";
-const UNIT: &str = "k3s-agent.service";
+const CA_HASH: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// More than any way through takes.
 const PASSES: usize = 12;
@@ -37,25 +42,31 @@ const PASSES: usize = 12;
 struct Host {
     dir: tempfile::TempDir,
     systemd: Fake,
+    is_server: bool,
 }
 
 impl Host {
     /// An agent with the old version in force and not up yet: what it waits for
     /// is no matter of an upgrade.
     async fn with_the_old_version() -> Self {
+        Self::with_role(false).await
+    }
+
+    /// The same, an agent or a server beside two others.
+    async fn with_role(is_server: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let from = format!("{CASE}/root/.");
         let copied = Command::new("cp").args(["-a", &from, dir.path().to_str().unwrap()]).status();
         assert!(copied.unwrap().success());
         let root = Root::new(dir.path());
         let dead = FakeUnit::dead().on_start(OnStart::Activating);
-        let mut units = vec![(UNIT, dead)];
+        let mut units = vec![(if is_server { "k3s.service" } else { "k3s-agent.service" }, dead)];
         for name in ["containerd.service", "systemd-sysctl.service", "systemd-modules-load.service"] {
             units.push((name, FakeUnit::up()));
         }
         let systemd = Fake::new(&root, &units);
         systemd.serve_bus(&root);
-        let host = Self { dir, systemd };
+        let host = Self { dir, systemd, is_server };
         host.boots("boot-0");
         host.remove("/.facts/k3s-version");
         host.remove(K3S_LINK);
@@ -63,8 +74,12 @@ impl Host {
         host.pass().await;
         assert_eq!(host.linked(), paths::k3s_binary(OLD));
         let mut identity = observe::runtime::identity(&host.root()).known().cloned().flatten().unwrap();
-        identity.joined = Some(Joined { ca_hash: None, etcd_member: None });
+        let ca_hash = is_server.then(|| CA_HASH.to_owned());
+        identity.joined = Some(Joined { ca_hash, etcd_member: None });
         identity::pin(&host.root(), &identity).unwrap();
+        if is_server {
+            host.write("/var/lib/rancher/k3s/server/db/etcd/member/wal/0.wal", b"wal");
+        }
         host.gate();
         host
     }
@@ -93,6 +108,13 @@ impl Host {
         let mut value: Value = serde_json::from_str(&text).unwrap();
         value.as_object_mut().unwrap().remove("node_id");
         value["runtime"].as_object_mut().unwrap().remove("sandbox_image");
+        if self.is_server {
+            value["role"] = json!("server");
+            value["cluster"]["ca_hash"] = json!(CA_HASH);
+            let others = ["https://172.16.36.7:6443", "https://172.16.36.8:6443"];
+            value["cluster"]["servers"] = json!(others);
+            value["join"] = json!({"agent_token": "agent-canary-0001", "server_token": "server-canary-0001"});
+        }
         value["k3s"]["version"] = json!(version);
         value["k3s"]["artifacts"] = json!({"amd64": {"urls": ["file:///none"], "sha256": sha256}});
         self.write("/etc/edge-bootstrap/assignment.toml", toml::to_string(&value).unwrap().as_bytes());
@@ -117,11 +139,15 @@ impl Host {
     fn gate(&self) {
         let linked = self.linked();
         let record = json!({"binary": linked}).to_string();
-        self.write(&paths::started_with("k3s-agent"), record.as_bytes());
+        self.write(&paths::started_with(self.unit().trim_end_matches(".service")), record.as_bytes());
         let fails = linked == paths::k3s_binary(NEW);
-        self.systemd.unit(UNIT, |unit| {
+        self.systemd.unit(self.unit(), |unit| {
             unit.active = if fails { "failed" } else { "activating" }.to_owned();
         });
+    }
+
+    fn unit(&self) -> &'static str {
+        if self.is_server { "k3s.service" } else { "k3s-agent.service" }
     }
 
     fn linked(&self) -> String {
@@ -132,7 +158,7 @@ impl Host {
         let _ = std::fs::remove_dir_all(self.root().path("/run/edge-bootstrap"));
         self.root().ensure_dir("/run/edge-bootstrap").unwrap();
         self.write(BOOT_ID, format!("{id}\n").as_bytes());
-        self.systemd.unit(UNIT, |unit| unit.active = "inactive".to_owned());
+        self.systemd.unit(self.unit(), |unit| unit.active = "inactive".to_owned());
     }
 
     fn state(&self) -> Option<Progress> {
@@ -228,4 +254,22 @@ async fn an_earlier_minor_is_refused_and_nothing_is_brought() {
     assert!(says(&pass, "EB-upgrade-refused")[0].contains("earlier minor"), "{:?}", pass.findings);
     assert_eq!((host.linked(), host.state()), (paths::k3s_binary(OLD), None));
     assert!(!host.root().exists(&paths::k3s_binary("v1.35.6+k3s1")));
+}
+
+#[tokio::test]
+async fn servers_that_boot_together_do_not_all_begin_at_once() {
+    let host = Host::with_role(true).await;
+    host.boots("boot-1");
+    host.assign(NEW);
+    let mut agent = Agent::new(host.root(), None).unwrap();
+    let order = Order { until: Until::Verified, patience: Duration::ZERO, observe_only: false };
+    for passes in 1..=3 {
+        let pass = boot::pass(&mut agent, order).await;
+        assert_eq!((pass.stop.clone(), host.state()), (None, None), "{:?}", pass.findings);
+        let told = says(&pass, "EB-upgrade-waits");
+        assert!(passes == 1 || told[0].contains("k3s is not up yet"), "pass {passes}: {told:?}");
+        host.gate();
+    }
+    assert_eq!(host.linked(), paths::k3s_binary(OLD));
+    assert!(host.root().exists(&paths::k3s_binary(NEW)), "it is brought meanwhile");
 }

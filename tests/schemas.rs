@@ -260,6 +260,7 @@ fn filled() -> Status {
             steps_ms: [(text("plan"), 3)].into(),
         }),
         waiting_on: Some(Waiting::from(&WaitingOn::Server)),
+        coming_up: Some(text("k3s-unit: k3s.service is activating/start, for 14 s")),
         hold: Some(Hold { code: text("EB-wait-init-lease"), reason: text("no word"), since: text(TIME) }),
         paused: Some(Paused { until: text(TIME), by: text("wang"), reason: text("disk") }),
         allowed: vec![Allowed {
@@ -316,6 +317,10 @@ fn a_status_fits_in_every_phase_and_with_every_outcome() {
         for mut status in [starting(), filled()] {
             status.phase = phase.clone();
             assert_closed(&schema, &serde_json::to_value(&status).unwrap());
+            // Where no daemon said anything nobody knows since when.
+            status.since.clear();
+            let is_silent = status.phase == Phase::Silent;
+            assert_eq!(schema.is_valid(&serde_json::to_value(&status).unwrap()), is_silent);
         }
     }
     for outcome in Outcome::ALL {

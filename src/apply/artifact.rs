@@ -76,7 +76,7 @@ pub struct DownloadError {
 #[derive(Debug, Error)]
 pub enum ArtifactError {
     /// No URL gave the right bytes.
-    #[error("{title} could not be had: {}", tried.join("; "))]
+    #[error("{title} could not be fetched: {}", tried.join("; "))]
     NoSource {
         /// What it is.
         title: String,

@@ -1,10 +1,11 @@
 //! Generation directories: copies for a way back, and which of them stay.
 //!
-//! Owns three rules: the generation in force, the one before it and the newest
+//! Owns four rules: the generation in force, the one before it and the newest
 //! good one stay; one that was never finished goes before another is begun, so
 //! that it never takes the place of one that can be put back; the last three
 //! server tokens stay in `backup/`, because an old snapshot opens only with the
-//! token of its day.
+//! token of its day; and the one in force goes on in a generation that is put back,
+//! because the datastore opens with no other.
 
 use crate::paths;
 use crate::plan::Plan;
@@ -67,6 +68,21 @@ fn remove(root: &Root, number: u64) -> Result<(), FileError> {
         keep_token(root, number)?;
     }
     root.remove_own_dir(&format!("{}/{number}", paths::GENERATIONS))
+}
+
+/// Puts the server token in force into generation `number`, which is put back. What
+/// that one holds may be the cluster's no more.
+pub(super) fn carry_token(root: &Root, number: u64) -> Result<(), FileError> {
+    let Some(now) = in_force(root)? else { return Ok(()) };
+    let path = paths::generation_file(number, "server-token");
+    let token = root.read(&paths::generation_file(now, "server-token"))?.filter(|token| !token.is_empty());
+    match (token, root.read(&path)?) {
+        (Some(token), Some(before)) if password(&token) != password(&before) => {
+            keep_token(root, number)?;
+            atomic::write(root, &path, &token, 0o600).map(drop)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Moves the server token of a generation that goes into the backup.

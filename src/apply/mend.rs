@@ -10,7 +10,7 @@ use super::aside::move_aside;
 use super::{Applied, ApplyError, point, store};
 use crate::plan::{CheckedPlan, PlannedQuarantine, PlannedRestore, RestoreFrom, empty};
 use crate::sys::root::FileError;
-use crate::sys::{Root, atomic};
+use crate::sys::{Root, atomic, trees};
 
 /// Carries out what needs no unit down, or one for which `is_down` says so; all
 /// but containerd's store, which is `store`'s.
@@ -22,12 +22,27 @@ pub fn mend(
     checked: &CheckedPlan,
     is_down: impl Fn(&str) -> bool,
 ) -> Result<Applied, ApplyError> {
-    let plan = checked.plan();
     let mut applied = Applied::default();
     let is_due = |item: &&PlannedQuarantine| !store::is_it(item) && is_down(&item.needs_stopped);
-    for item in plan.quarantines.iter().filter(is_due) {
+    for item in checked.plan().quarantines.iter().filter(is_due) {
         applied.changed.extend(move_aside(root, &item.path)?);
     }
+    applied.changed.extend(mend_files(root, checked, is_down)?.changed);
+    Ok(applied)
+}
+
+/// The part of it that any generation needs in order to run: files that are
+/// missing are put back, and those that a power cut emptied go.
+///
+/// # Errors
+/// When a step fails.
+pub fn mend_files(
+    root: &Root,
+    checked: &CheckedPlan,
+    is_down: impl Fn(&str) -> bool,
+) -> Result<Applied, ApplyError> {
+    let plan = checked.plan();
+    let mut applied = Applied::default();
     for item in &plan.restores {
         let may = item.needs_stopped.as_deref().is_none_or(&is_down);
         if may && put_back(root, item)? {
@@ -49,7 +64,15 @@ fn remove_empty(root: &Root, paths: &[String], applied: &mut Applied) -> Result<
     let mut directories = BTreeSet::new();
     for path in paths {
         // Looked at again: somebody may have written it since.
-        if root.plain_size(path)? != Some(0) {
+        let is_empty = root.plain_size(path)? == Some(0);
+        if let Some(build) = empty::unpacked_with(path) {
+            if root.exists(build) && (is_empty || !root.exists(path)) {
+                give_back(root, build)?;
+                applied.changed.push(path.clone());
+            }
+            continue;
+        }
+        if !is_empty {
             continue;
         }
         for gone in empty::issued_with(path).iter().chain([path]) {
@@ -61,6 +84,16 @@ fn remove_empty(root: &Root, paths: &[String], applied: &mut Applied) -> Result<
     }
     directories.iter().try_for_each(|directory| root.sync_dir(directory))?;
     Ok(())
+}
+
+/// What k3s has unpacked gets the name under which k3s unpacks, and which it removes
+/// with all that is in it before it does (k3s: cmd/k3s/main.go `extract`): one rename,
+/// and no cut leaves a part of it under the name that counts.
+fn give_back(root: &Root, build: &str) -> Result<(), ApplyError> {
+    let temporary = format!("{build}-tmp");
+    trees::remove(root, &temporary)?;
+    root.rename(build, &temporary)?;
+    point("emptied")
 }
 
 fn put_back(root: &Root, item: &PlannedRestore) -> Result<bool, FileError> {

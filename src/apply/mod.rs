@@ -17,8 +17,8 @@ mod store;
 use thiserror::Error;
 
 pub use artifact::{ArtifactError, Download, DownloadError, Progress, Wanted, bring, fullness};
-pub use mend::mend;
-pub use rollback::rollback;
+pub use mend::{mend, mend_files};
+pub use rollback::{is_a_way_back, rollback};
 pub use store::set_store_aside;
 
 use crate::error::ErrorKind;

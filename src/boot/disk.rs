@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use tokio::sync::Mutex;
 use tracing::{info, warn};
 
 use super::{Agent, Order, Pass, Severity, Until};
@@ -18,6 +19,11 @@ use crate::sys::{Root, atomic, fsync, host};
 
 /// As many writes, or for as long.
 const BOUNDS: (usize, Duration) = (150, Duration::from_secs(3));
+/// Longest time of a pass for it: the bounds are looked at between two writes, and
+/// a disk may hold one of them for ever.
+const LIMIT: Duration = Duration::from_secs(10);
+/// Held by the thread that measures.
+static MEASURING: Mutex<()> = Mutex::const_new(());
 /// The best of so many rounds counts: a host has much to do at its boot, and a
 /// slow disk is slow in each.
 const ROUNDS: usize = 3;
@@ -75,13 +81,33 @@ async fn p99(root: &Root) -> Option<u64> {
     let places = [K3S_DATA, "/var/lib/rancher", "/var/lib"];
     let place = places.into_iter().find(|place| root.exists(place))?;
     let owned = root.clone();
-    let work = tokio::task::spawn_blocking(move || fsync::times(&owned, place, BOUNDS));
-    match work.await.ok()? {
-        Ok(times) => percentile(&times),
-        Err(error) => {
-            warn!(EDGE_STEP = "observe", EDGE_REASON = %error, "disk of the datastore cannot be measured, ignoring");
-            None
-        }
+    let work = move || fsync::times(&owned, place, BOUNDS);
+    let told = |reason: &str| {
+        warn!(EDGE_STEP = "observe", EDGE_REASON = %reason, "disk of the datastore cannot be measured, ignoring");
+    };
+    match in_time(&MEASURING, LIMIT, work).await {
+        Ok(Ok(times)) => return percentile(&times),
+        Ok(Err(error)) => told(&error.to_string()),
+        Err(reason) => told(reason),
+    }
+    None
+}
+
+/// Does `work` on another thread and waits for `limit`. A thread that a disk holds
+/// cannot be ended: while it is `busy`, no other one goes the same way.
+async fn in_time<T: Send + 'static>(
+    busy: &'static Mutex<()>,
+    limit: Duration,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, &'static str> {
+    let turn = busy.try_lock().map_err(|_| "a write that an earlier pass began has not ended")?;
+    let work = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        work()
+    });
+    match tokio::time::timeout(limit, work).await {
+        Ok(done) => done.map_err(|_| "the measurement broke off"),
+        Err(_) => Err("one write took longer than all may take"),
     }
 }
 
@@ -96,8 +122,25 @@ fn percentile(times: &[Duration]) -> Option<u64> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 mod tests {
+    use std::sync::mpsc;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_disk_that_holds_a_write_holds_no_pass_and_no_second_thread() {
+        static BUSY: Mutex<()> = Mutex::const_new(());
+        let (release, held) = mpsc::channel::<()>();
+        let first = in_time(&BUSY, Duration::from_millis(20), move || held.recv()).await;
+        assert!(first.unwrap_err().contains("one write took longer"));
+        let long = Duration::from_secs(60);
+        let second = in_time(&BUSY, long, || 2).await;
+        assert!(second.unwrap_err().contains("has not ended"), "another thread went the same way");
+        release.send(()).unwrap();
+        drop(BUSY.lock().await);
+        assert_eq!(in_time(&BUSY, long, || 3).await, Ok(3));
+    }
 
     #[test]
     fn the_best_of_three_rounds_counts() {

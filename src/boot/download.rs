@@ -4,7 +4,7 @@
 //! digest decides what is used. What a person brought comes before every URL.
 //! Remembers what found no room, and lets it rest.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use crate::apply::{Download, DownloadError, Progress, fullness};
 use crate::binary;
 use crate::enrol::{CentralSettings, Source};
 use crate::paths::IMPORT;
+use crate::plan::Refusal;
 use crate::plan::binary::Seen;
 use crate::sys::http::{Client, HttpError, Proof, Settings};
 use crate::sys::sink::{self, NoRoom, Sink};
@@ -79,8 +80,8 @@ pub struct Rests {
     digests: Rc<RefCell<Digests>>,
     /// How long downloads may take in one pass; they go on in the next one.
     pub slice: Option<Duration>,
-    /// A download of this pass goes on in the next one.
-    goes_on: Rc<Cell<bool>>,
+    /// How far a download of this pass has come that goes on in the next one.
+    goes_on: Rc<RefCell<Option<String>>>,
 }
 
 /// SHA-256 by name of the file and by how it looked when it was hashed.
@@ -123,9 +124,10 @@ impl Rests {
         self.note(key, Because::Another(before.saturating_add(1)), now);
     }
 
-    /// Whether a download of this pass goes on in the next one; asked once.
-    pub(super) fn goes_on(&self) -> bool {
-        self.goes_on.take()
+    /// How far a download of this pass has come that goes on in the next one; asked once.
+    pub(super) fn goes_on(&self) -> Option<Refusal> {
+        let how_far = self.goes_on.take()?;
+        Some(Refusal::new("EB-apply", how_far, "the download goes on by itself"))
     }
 
     /// The file of this digest in the import directory. Each file there is hashed
@@ -201,13 +203,19 @@ impl<'a> Downloader<'a> {
         let is_silent = matches!(why.downcast_ref(), Some(HttpError::Deadline(_)));
         let because = match (fullness(why), why.downcast_ref()) {
             (Some(no_room), _) => Because::NoRoom(no_room),
-            (None, Some(Left::Sliced { .. })) => return self.rests.goes_on.set(true),
             (None, Some(Left::Slow { .. })) => Because::Slow,
             // Each silence holds up the pass that waits for it.
             (None, None) if is_silent && self.until.is_some() => Because::Slow,
-            (None, None) => return,
+            (None, _) => return,
         };
         self.rests.note(url, because, clock::monotonic());
+    }
+
+    fn note_slice(&self, title: &str, left: &Left, total: Option<u64>) {
+        let Left::Sliced { size } = left else { return };
+        let of = total.map_or_else(String::new, |total| format!(" of {}", total / 1_000_000));
+        let how_far = format!("{title} is being downloaded: {}{of} MB are here", size / 1_000_000);
+        self.rests.goes_on.replace(Some(how_far));
     }
 
     async fn bring(&self, title: &str, url: &str, sink: &mut Sink) -> Result<(), Why> {
@@ -237,7 +245,10 @@ impl<'a> Downloader<'a> {
             let come = sink.size + bytes.len() as u64;
             sink.take(&bytes, total.map(|total| total.saturating_sub(come))).await?;
             self.watcher.progress(title, Progress { done: sink.size, total });
-            pace.look(sink.size, clock::monotonic())?;
+            if let Err(left) = pace.look(sink.size, clock::monotonic()) {
+                self.note_slice(title, &left, total);
+                return Err(left.into());
+            }
         }
         match total {
             Some(total) if sink.size < total => {
@@ -251,8 +262,8 @@ impl<'a> Downloader<'a> {
 /// Why a download is left while bytes come.
 #[derive(Debug, thiserror::Error)]
 enum Left {
-    #[error("{came} bytes came in {} s: it is too slow", SPAN.as_secs())]
-    Slow { came: u64 },
+    #[error("{came} bytes came in {} s: it is too slow", took.as_secs())]
+    Slow { came: u64, took: Duration },
     #[error("{size} bytes are here, and it goes on in the next pass")]
     Sliced { size: u64 },
 }
@@ -269,18 +280,19 @@ impl Pace {
         Self { since: now, at, until: None }
     }
 
+    /// The end of a slice comes before that of the span that begins in it: what
+    /// drips is known by then, or it would be taken up again in every pass.
     fn look(&mut self, size: u64, now: Duration) -> Result<(), Left> {
-        let came = size.saturating_sub(self.at);
-        if now.saturating_sub(self.since) >= SPAN {
-            if came < LEAST {
-                return Err(Left::Slow { came });
+        let (came, took) = (size.saturating_sub(self.at), now.saturating_sub(self.since));
+        let is_over = self.until.is_some_and(|until| now >= until);
+        if took >= SPAN || is_over && took >= SPAN / 2 {
+            let least = LEAST.saturating_mul(took.min(SPAN).as_secs()) / SPAN.as_secs();
+            if came < least {
+                return Err(Left::Slow { came, took });
             }
             (self.since, self.at) = (now, size);
         }
-        match self.until {
-            Some(until) if now >= until => Err(Left::Sliced { size }),
-            _ => Ok(()),
-        }
+        if is_over { Err(Left::Sliced { size }) } else { Ok(()) }
     }
 }
 
@@ -294,7 +306,9 @@ impl Download for Downloader<'_> {
         let failed = |error: io::Error| DownloadError { url: url.to_owned(), source: error.into() };
         let now = clock::monotonic();
         if self.until.is_some_and(|until| now >= until) {
-            return Err(failed(io::Error::other("this pass has downloaded for long enough")));
+            return Err(failed(io::Error::other(
+                "the time of this pass for downloads is over; the next pass goes on",
+            )));
         }
         self.rests.heed(url, now).and_then(|()| self.rests.heed(&pair(url, sha256), now)).map_err(failed)
     }
@@ -421,6 +435,12 @@ mod tests {
         assert!(matches!(sliced.look(2 << 20, at(40)), Err(Left::Sliced { size }) if size == 2 << 20));
         let mut whole = Pace::begin(1000, at(20));
         assert!(whole.look(1000 + LEAST, at(40)).is_ok() && whole.look(LEAST, at(59)).is_ok());
-        assert!(matches!(whole.look(1001 + LEAST, at(60)), Err(Left::Slow { came: 1 })));
+        assert!(matches!(whole.look(1001 + LEAST, at(60)), Err(Left::Slow { came: 1, .. })));
+        // A slice that is as long as the span ends first: it began before the answer came.
+        let begun = |at_s| Pace { until: Some(at(40)), ..Pace::begin(0, at(at_s)) };
+        let ended = begun(21).look(500, at(40)).unwrap_err();
+        assert_eq!(ended.to_string(), "500 bytes came in 19 s: it is too slow");
+        assert!(matches!(begun(21).look(LEAST, at(40)), Err(Left::Sliced { .. })));
+        assert!(matches!(begun(35).look(500, at(40)), Err(Left::Sliced { .. })), "too short to tell");
     }
 }

@@ -51,10 +51,10 @@ async fn missing(
     let downloader = Downloader::new(&source, agent.watcher.as_ref()).resting(&agent.rests);
     let fetched = steps::timed(pass, "apply", apply::fetch(&agent.root, checked, &downloader)).await;
     let error = fetched.err()?;
-    let why = Refusal::new(error.code(), Chain(&error).to_string(), "it is tried again by itself");
-    if agent.rests.goes_on() {
+    if let Some(why) = agent.rests.goes_on() {
         pass.again = true;
         return Some((Stop { why, kind: StopKind::Waiting }, Severity::Info));
     }
+    let why = Refusal::new(error.code(), Chain(&error).to_string(), "it is tried again by itself");
     Some((Stop { why, kind: StopKind::Failed }, Severity::Fail))
 }

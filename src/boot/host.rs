@@ -77,6 +77,8 @@ pub struct Agent {
     pub retired: super::retired::Memory,
     /// What passes remember of the room's Lease.
     pub turn: super::turn::Memory,
+    /// What passes remember of a k3s that is to be upgraded.
+    pub(super) upgrade: super::upgrade::Memory,
     /// What passes remember of downloads that found no room.
     pub rests: super::Rests,
     /// Tells how a download goes.
@@ -107,6 +109,7 @@ impl Agent {
             manifests: super::manifests::Memory::default(),
             retired: super::retired::Memory::default(),
             turn: super::turn::Memory::default(),
+            upgrade: super::upgrade::Memory::default(),
             rests: super::Rests::default(),
             watcher: Box::new(super::Quiet),
         })

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tracing::{debug, info};
 
 use super::{Agent, Pass, Severity, mend};
-use crate::kube::{Kube, KubeError};
+use crate::kube::{Kube, KubeError, Silence};
 use crate::plan::manifests::{self, Act, Seen, SeenAddon, Turn};
 use crate::plan::{CheckedPlan, Refusal, units};
 use crate::role::{Assignment, Role};
@@ -37,6 +37,8 @@ pub struct Memory {
     waits: Option<Duration>,
     /// When it was last given something to take.
     given: Duration,
+    /// Since when the API has not served.
+    silence: Silence,
 }
 
 impl Memory {
@@ -88,19 +90,24 @@ pub(super) fn before_start(agent: &Agent, pass: &mut Pass) {
 /// Brings the room's manifests to what the assignment says, when it is this
 /// host's turn. Comes after the node was looked at.
 pub(super) async fn keep(agent: &mut Agent, checked: &CheckedPlan, pass: &mut Pass) {
-    let Some(assignment) = pass.assignment.clone().filter(|_| serves(checked, pass)) else { return };
+    let Some(assignment) = pass.assignment.clone().filter(|_| serves(checked, pass)) else {
+        agent.manifests.silence.ends();
+        return;
+    };
     let now = clock::monotonic();
     if agent.manifests.rests(&assignment.digest, now) {
         return;
     }
     match done(agent, checked, &assignment, now).await {
         Ok(turn) => {
+            agent.manifests.silence.ends();
             agent.manifests.note(turn.as_ref(), &assignment.digest, now);
             tell(&turn.unwrap_or_default(), (agent.manifests.waits_long(now), agent.clock.unix()), pass);
         }
         // Two servers that believe to be the writer: one of them is told so.
         Err(error @ KubeError::Conflict { .. }) => debug!(EDGE_REASON = %error.words(), "manifests wait"),
-        Err(error) => trouble(pass, &error.words()),
+        Err(error) if agent.manifests.silence.is_told(&error, now) => trouble(pass, &error.words()),
+        Err(error) => debug!(EDGE_REASON = %error.words(), "the API does not serve manifests yet"),
     }
 }
 

@@ -8,7 +8,7 @@ use tracing::info;
 
 use super::{Agent, Pass, Severity, Stop, StopKind};
 use crate::activate;
-use crate::apply::{self, ApplyError};
+use crate::apply::{self, Applied, ApplyError};
 use crate::error::Chain;
 use crate::facts::runtime::Unit;
 use crate::facts::{Fact, HostFacts};
@@ -26,12 +26,33 @@ pub(super) async fn mend(agent: &Agent, checked: &CheckedPlan, pass: &mut Pass) 
     if plan.quarantines.is_empty() && plan.restores.is_empty() && plan.empty.is_none() {
         return Ok(());
     }
+    held(agent, pass, |root, is_down| apply::mend(root, checked, is_down)).await
+}
+
+/// What k3s ends at, also where the rest of the plan is not carried out: the
+/// generation in force does not run without it either.
+pub(super) async fn mend_files(agent: &Agent, checked: &CheckedPlan, pass: &mut Pass) -> Result<(), Stop> {
+    let plan = checked.plan();
+    if plan.restores.is_empty() && plan.empty.is_none() {
+        return Ok(());
+    }
+    held(agent, pass, |root, is_down| apply::mend_files(root, checked, is_down)).await
+}
+
+type IsDown<'a> = &'a dyn Fn(&str) -> bool;
+
+/// `work`, while k3s cannot start.
+async fn held(
+    agent: &Agent,
+    pass: &mut Pass,
+    work: impl FnOnce(&Root, IsDown<'_>) -> Result<Applied, ApplyError>,
+) -> Result<(), Stop> {
     let held = Held::begin(&agent.root).map_err(|error| failed(&error))?;
     let units = activate::unit_facts(&agent.systemd, &[units::K3S, units::K3S_AGENT]).await;
     let on_host = agent.root.is_host();
     let is_down =
         |unit: &str| units.get(unit.trim_end_matches(".service")).is_some_and(|state| down(state, on_host));
-    let mended = apply::mend(&agent.root, checked, is_down);
+    let mended = work(&agent.root, &is_down);
     held.end(&agent.root).map_err(|error| failed(&error))?;
     let mended = mended.map_err(|error| failed(&error))?;
     for path in &mended.changed {
@@ -153,7 +174,7 @@ fn gate_dropped(facts: &HostFacts) -> Found {
     let finding = Refusal::new(
         "EB-gate-dropped",
         format!(
-            "a drop-in of {}.service takes our check before its start away",
+            "a drop-in of {}.service removes the check of edge-bootstrap before its start",
             dropped.join(".service and ")
         ),
         format!("remove `ExecStartPre=` from it: systemctl cat {name}"),
@@ -223,7 +244,7 @@ mod tests {
             gate_dropped(&host(gates)).map(|(severity, finding)| (severity, finding.code, finding.reason))
         };
         let words = |names: &str| {
-            let reason = format!("a drop-in of {names} takes our check before its start away");
+            let reason = format!("a drop-in of {names} removes the check of edge-bootstrap before its start");
             Some((Severity::Fail, "EB-gate-dropped".to_owned(), reason))
         };
         assert_eq!(told(&[("containerd", true), ("k3s", true)]), None);

@@ -33,6 +33,7 @@ pub mod storage;
 mod store;
 pub mod summary;
 mod time;
+mod trial;
 pub mod turn;
 mod upgrade;
 
@@ -145,7 +146,8 @@ pub struct Pass {
     pub findings: Vec<(Refusal, Severity)>,
     /// Milliseconds by step.
     pub steps_ms: BTreeMap<String, u64>,
-    /// The plan was rolled back before and is not tried again.
+    /// Another generation than the planned one stays in force: the plan was rolled
+    /// back before, or something that it needs is not there.
     pub blocked: bool,
     /// What a restart that is due waits for.
     pub turn: Option<crate::plan::turn::Wait>,
@@ -153,6 +155,8 @@ pub struct Pass {
     pub retired: Vec<String>,
     /// A retirement goes on: worth to look again soon.
     pub retires: bool,
+    /// k3s is well, and was not for long enough with what is new: worth to look again soon.
+    pub on_trial: bool,
     /// Something was pinned that the next plan depends on.
     pub again: bool,
 }

@@ -5,19 +5,18 @@
 
 use tracing::{info, warn};
 
-use super::{Agent, Pass, Severity, Stop, StopKind, containerd, mend};
+use super::{Agent, Pass, Severity, Stop, StopKind, containerd, mend, trial};
 use crate::error::Chain;
 use crate::facts::Fact;
 use crate::facts::k3s_config::Effective;
-use crate::ledger::{self, Event, Failed, Ledger, Left, Phase};
-use crate::plan::{CheckedPlan, PlannedFile, PlannedUnit, Refusal, Wanted, fingerprint, restart, units};
+use crate::ledger::{self, Event, Failed, Ledger, Left};
+use crate::plan::{
+    CheckedPlan, PlannedFile, PlannedUnit, Refusal, Wanted, fingerprint, restart, tokens, units,
+};
 use crate::sys::Root;
 use crate::sys::statefile::{Loaded, StateError};
 use crate::verify::Health;
 use crate::{activate, apply, identity, observe};
-
-/// A unit of a new generation that was restarted this often has failed.
-const TOO_MANY_RESTARTS: u32 = 3;
 
 /// The ledger; one that cannot be read counts as none, and is told.
 pub(super) fn load(agent: &Agent, pass: &mut Pass) -> Option<Ledger> {
@@ -45,7 +44,7 @@ pub(super) fn load(agent: &Agent, pass: &mut Pass) -> Option<Ledger> {
     }
 }
 
-fn current(agent: &Agent) -> Option<Ledger> {
+pub(super) fn current(agent: &Agent) -> Option<Ledger> {
     ledger::load(&agent.root).ok().and_then(Loaded::value)
 }
 
@@ -74,9 +73,11 @@ pub(super) fn committed(
     agent: &Agent,
     now: Option<&Ledger>,
     checked: &CheckedPlan,
+    pass: &Pass,
 ) -> Result<(), StateError> {
     let Some(generation) = &checked.plan().generation else { return Ok(()) };
-    let event = Event::Committed { generation: generation.number, digest: generation.digest.clone() };
+    let (generation, digest) = (generation.number, generation.digest.clone());
+    let event = Event::Committed { generation, digest, trial: trial::begin(agent, checked, pass) };
     ledger::record(&agent.root, now, event).map(|_| ())
 }
 
@@ -90,23 +91,24 @@ pub(super) fn activated(agent: &Agent) -> Result<(), StateError> {
 }
 
 /// After the verdict: a good generation is recorded and what the host learnt of
-/// its cluster is pinned; one that failed gives way to the last good one.
+/// its cluster is pinned; one that failed gives way to the last good one. k3s that
+/// is not well, or waits for its next start, has not failed for that alone.
 pub(super) async fn learn(agent: &mut Agent, checked: &CheckedPlan, pass: &mut Pass) -> Result<(), Stop> {
-    let health = pass.verdict.as_ref().map(|verdict| verdict.health);
-    match health {
+    let over = trial::watch(agent, checked, pass).await.map_err(|error| state(&error))?;
+    match pass.verdict.as_ref().map(|verdict| verdict.health) {
         Some(Health::Healthy) => good(agent, checked, pass).await,
-        Some(Health::Failed) => failed(agent, checked, pass).await,
-        // One that waits for its next start, again and again, is not called failed.
-        _ if containerd::is_over(&pass.facts) => failed(agent, checked, pass).await,
+        _ if over.is_some() || containerd::is_over(&pass.facts) => failed(agent, checked, over, pass).await,
         _ => Ok(()),
     }
 }
 
 async fn good(agent: &Agent, checked: &CheckedPlan, pass: &mut Pass) -> Result<(), Stop> {
-    // What waits for its restart has not shown yet that it is good.
-    if checked.plan().units.iter().all(|unit| unit.restart_pending.is_none()) {
-        ledger::record(&agent.root, current(agent).as_ref(), Event::Verified)
-            .map_err(|error| state(&error))?;
+    let ledger = current(agent);
+    let may_fail = ledger.as_ref().is_some_and(|ledger| ledger.way_back().is_some());
+    let is_young = may_fail && !trial::holds(checked, pass);
+    pass.on_trial |= is_young;
+    if !is_young && checked.plan().units.iter().all(shows_itself) {
+        ledger::record(&agent.root, ledger.as_ref(), Event::Verified).map_err(|error| state(&error))?;
     }
     let Some(pinned) = &checked.plan().identity else { return Ok(()) };
     let main_pid = observe::k3s::main_pid(&pass.facts.runtime.units);
@@ -124,16 +126,22 @@ async fn good(agent: &Agent, checked: &CheckedPlan, pass: &mut Pass) -> Result<(
     Ok(())
 }
 
-async fn failed(agent: &mut Agent, checked: &CheckedPlan, pass: &mut Pass) -> Result<(), Stop> {
+/// What waits for its restart has not shown yet that it is good. A server token
+/// that k3s has taken is the cluster's: there is no way back to the one before.
+fn shows_itself(unit: &PlannedUnit) -> bool {
+    unit.restart_pending.as_ref().is_none_or(|reason| reason.starts_with(tokens::FORMER))
+}
+
+async fn failed(
+    agent: &mut Agent,
+    checked: &CheckedPlan,
+    k3s: Option<String>,
+    pass: &mut Pass,
+) -> Result<(), Stop> {
     let Some(ledger) = current(agent) else { return Ok(()) };
-    let Some(last_good) = ledger.last_good.filter(|good| *good != ledger.generation) else { return Ok(()) };
-    if ledger.phase == Phase::Healthy {
-        return Ok(());
-    }
+    let Some(last_good) = ledger.way_back() else { return Ok(()) };
     let containerd = containerd::gave_up(&agent.root, &pass.facts, last_good);
-    // What another version of k3s does is not its configuration's fault.
-    let is_tried = checked.plan().upgrade.as_ref().is_some_and(|upgrade| *upgrade.in_force() == upgrade.to);
-    if containerd.is_none() && (is_tried || !gave_up(pass, checked)) {
+    if containerd.is_none() && k3s.is_none() {
         return Ok(());
     }
     if let Some(why) = containerd::keeps_here(&agent.root, &pass.facts, last_good).await {
@@ -142,7 +150,7 @@ async fn failed(agent: &mut Agent, checked: &CheckedPlan, pass: &mut Pass) -> Re
     }
     let reason = match &containerd {
         Some(gave_up) => format!("{}{}", gave_up.words, containerd::last_words(&agent.root).await),
-        None => pass.verdict.as_ref().and_then(|verdict| verdict.cause.clone()).unwrap_or_default(),
+        None => with_cause(k3s, pass),
     };
     warn!(EDGE_STEP = "verify", EDGE_GENERATION = last_good, EDGE_REASON = %reason, "generation failed, rolling back");
     let before = observe::k3s::effective(&agent.root);
@@ -178,17 +186,10 @@ fn reads_the_same(before: &Fact<Effective>, root: &Root) -> bool {
     }
 }
 
-/// k3s was started again and again with the new generation and is not up, or
-/// systemd gave up. The count alone is no evidence: starts that the gate refused
-/// are in it, and those with the generation before.
-fn gave_up(pass: &Pass, checked: &CheckedPlan) -> bool {
-    let Some(name) = checked.plan().k3s_unit() else { return false };
-    let unit = pass.facts.runtime.units.get(name.trim_end_matches(".service")).and_then(|fact| fact.known());
-    unit.is_some_and(|unit| {
-        unit.active == "failed"
-            || unit.active != "active"
-                && unit.restarts.known().is_some_and(|restarts| *restarts >= TOO_MANY_RESTARTS)
-    })
+fn with_cause(k3s: Option<String>, pass: &Pass) -> String {
+    let cause = pass.verdict.as_ref().and_then(|verdict| verdict.cause.clone());
+    let cause = cause.map(|cause| format!(" ({cause})")).unwrap_or_default();
+    format!("k3s does not hold out with it: {}{cause}", k3s.unwrap_or_default())
 }
 
 async fn restart_running(agent: &Agent, checked: &CheckedPlan, only_containerd: bool) {

@@ -15,7 +15,7 @@ use tracing::{debug, info};
 use super::{Agent, Pass, Severity, manifests};
 use crate::error::Chain;
 use crate::kube::retired::Notes;
-use crate::kube::{Kube, KubeError, Node};
+use crate::kube::{Kube, KubeError, Node, Silence};
 use crate::paths;
 use crate::plan::retired::{self, Act, Next, Record, Seen, SeenNode};
 use crate::plan::{CheckedPlan, Refusal};
@@ -36,6 +36,8 @@ const MOST_ACTS: usize = 8;
 pub struct Memory {
     /// Whose member k3s was asked to take out, and since when.
     asked: Option<(String, Duration)>,
+    /// Since when the API has not served.
+    silence: Silence,
 }
 
 impl Memory {
@@ -51,6 +53,7 @@ impl Memory {
 /// this host's turn, and notes in the pass whose retirement is done.
 pub(super) async fn keep(agent: &mut Agent, checked: &CheckedPlan, pass: &mut Pass) {
     let Some(assignment) = pass.assignment.clone().filter(|_| manifests::serves(checked, pass)) else {
+        agent.retired.silence.ends();
         return;
     };
     let Some(duty) = &assignment.duty else { return };
@@ -62,14 +65,24 @@ pub(super) async fn keep(agent: &mut Agent, checked: &CheckedPlan, pass: &mut Pa
         memory: &mut agent.retired,
     };
     for leaver in &duty.cluster.retired {
-        match turn(&mut hands, &assignment, leaver).await {
+        let next = turn(&mut hands, &assignment, leaver).await;
+        if next.is_ok() {
+            hands.memory.silence.ends();
+        }
+        match next {
             Ok(Some(next)) => tell(leaver, next, pass),
             Ok(None) => {}
             Err(error @ KubeError::Conflict { .. }) => {
                 pass.retires = true;
                 debug!(EDGE_REASON = %error.words(), "another server goes on with a retirement");
             }
-            Err(error) => trouble(pass, &error.words()),
+            Err(error) if hands.memory.silence.is_told(&error, clock::monotonic()) => {
+                trouble(pass, &error.words());
+            }
+            Err(error) => {
+                pass.retires = true;
+                debug!(EDGE_REASON = %error.words(), "the API does not serve a retirement yet");
+            }
         }
     }
 }
@@ -137,8 +150,9 @@ pub async fn turn(
         {
             return Ok(Some(Next::Refuse(why)));
         }
+        // A snapshot takes its time: a host may have come up meanwhile.
+        serving = Some(seen.serving).filter(|_| act != Act::Save);
         carry_out(kube, leaver, act, (&notes, record.unwrap_or_default())).await?;
-        serving = Some(seen.serving);
     }
     Ok(None)
 }
@@ -153,14 +167,14 @@ async fn carry_out(
     match act {
         Act::Note(record) => kube.note(notes, id, &record).await,
         Act::Save => kube.note(notes, id, &Record { saved: true, ..record }).await,
-        Act::TakeOut(uid) => kube.take_out(name, &uid).await,
+        Act::TakeOut(uid) => kube.ask_to_leave(name, &uid).await,
         Act::RemoveNode(uid) => kube.remove_node(name, &uid).await,
         Act::RemoveSecret(uid) => kube.remove_node_password(name, &uid).await,
     }
 }
 
-/// Looks at the cluster. Who serves is asked once in a turn: a host without power
-/// costs the whole limit.
+/// Looks at the cluster. Who serves is not asked before each act: a host without
+/// power costs the whole limit.
 async fn look(
     hands: &mut Hands<'_>,
     leaver: &Retired,
@@ -201,7 +215,7 @@ fn seen(node: &Node) -> SeenNode {
         member: node.member_name().map(str::to_owned),
         addresses: addresses.map(str::to_owned).collect(),
         taken_out: node.taken_out().map(str::to_owned),
-        is_asked_out: node.is_asked_out(),
+        is_asked_out: node.is_asked_to_leave(),
         is_going: node.metadata.deletion_timestamp.is_some(),
     }
 }

@@ -19,7 +19,7 @@ use crate::facts::Fact;
 use crate::facts::runtime::{Departing, Departure, PinnedIdentity};
 use crate::identity;
 use crate::kube::lease::RESTART;
-use crate::kube::{Kube, Lease, Node};
+use crate::kube::{Kube, KubeError, Lease, Node};
 use crate::plan::turn::{self, Held, Wait};
 use crate::plan::{self, CheckedPlan, PlannedDeparture, Refusal, roles};
 use crate::role::Role;
@@ -146,7 +146,19 @@ impl Scene<'_> {
         {
             return Ok(Err(wait));
         }
-        Ok(self.removed(agent).await)
+        match self.removed(agent).await {
+            Ok(true) => Ok(Ok(Departure::Left)),
+            Ok(false) => Ok(Err(self.refused(agent).await)),
+            Err(wait) => Ok(Err(wait)),
+        }
+    }
+
+    /// It asks again in the next pass, and others may restart until then.
+    async fn refused(&self, agent: &Agent) -> Wait {
+        let kube = Kube::admin_at(&agent.root, self.base);
+        let given = give_back(kube, &self.me(), &agent.clock.rfc3339()).await;
+        let why = "etcd refused to remove it: too few members have started";
+        given.map_or_else(|error| unreached(&error), |()| Wait::long(why))
     }
 
     async fn node(&self, agent: &Agent) -> Result<Node, Wait> {
@@ -164,7 +176,7 @@ impl Scene<'_> {
         reached(agent, pass, self.pinned, (Departure::Asked, self.member.to_owned()))?;
         let kube = Kube::admin_at(&agent.root, self.base);
         let given = match kube.give(&lease, &self.me(), &agent.clock.rfc3339()).await {
-            Ok(()) => kube.ask_to_leave(node).await,
+            Ok(()) => kube.ask_to_leave(&node.metadata.name, &node.metadata.uid).await,
             Err(error) => Err(error),
         };
         Ok(given.map_err(|error| unreached(&error)))
@@ -187,15 +199,16 @@ impl Scene<'_> {
         Ok(lease)
     }
 
-    async fn removed(&self, agent: &Agent) -> Result<Departure, Wait> {
+    /// Whether etcd has removed it; `false` when it refused.
+    async fn removed(&self, agent: &Agent) -> Result<bool, Wait> {
         let begun = clock::since_boot();
         loop {
             let node = self.node(agent).await?;
             if node.removed_member() == Some(self.member) {
-                return Ok(Departure::Left);
+                return Ok(true);
             }
             if !node.is_asked_to_leave() {
-                return Err(Wait::long("etcd refused to remove it: too few members have started"));
+                return Ok(false);
             }
             if clock::since_boot().saturating_sub(begun) > REMOVAL {
                 return Err(Wait::long("the cluster has not removed it yet"));
@@ -208,16 +221,23 @@ impl Scene<'_> {
     async fn tidy(&self, agent: &Agent) -> Result<Departure, Wait> {
         let kube = Kube::admin_at(&agent.root, self.base);
         kube.tidy(&self.pinned.node_name, self.member).await.map_err(|error| Wait::long(error.words()))?;
-        let lease = kube.lease(RESTART).await.map_err(|error| unreached(&error))?;
-        if lease.holder() == Some(self.me().as_str()) {
-            kube.give(&lease, "", &agent.clock.rfc3339()).await.map_err(|error| unreached(&error))?;
-        }
-        Ok(Departure::Tidied)
+        let given = give_back(kube, &self.me(), &agent.clock.rfc3339()).await;
+        given.map(|()| Departure::Tidied).map_err(|error| unreached(&error))
     }
 
     fn me(&self) -> String {
-        turn::holder(&self.pinned.node_name, self.pinned.node_id.as_deref())
+        me(self.pinned)
     }
+}
+
+fn me(pinned: &PinnedIdentity) -> String {
+    turn::holder(&pinned.node_name, pinned.node_id.as_deref())
+}
+
+/// The room's Lease is nobody's any more, where it was `me`'s.
+async fn give_back(kube: Kube<'_>, me: &str, now: &str) -> Result<(), KubeError> {
+    let lease = kube.lease(RESTART).await?;
+    if lease.holder() == Some(me) { kube.give(&lease, "", now).await } else { Ok(()) }
 }
 
 /// The assignment made this host a server again before etcd removed it: the
@@ -259,5 +279,6 @@ async fn stay(agent: &Agent, pinned: &PinnedIdentity, asked: &Departing) -> Resu
     if node.is_asked_to_leave() {
         kube.stay(&node).await.map_err(|error| error.words())?;
     }
+    give_back(kube, &me(pinned), &agent.clock.rfc3339()).await.map_err(|error| error.words())?;
     Ok(true)
 }

@@ -3,7 +3,8 @@
 //! Owns the order: this host's turn, the record, the request to k3s, and the
 //! record goes. One that was cut is made once more, from whichever half k3s
 //! stands on. The token file follows in the next pass, when k3s holds the new
-//! token. Decides nothing ([`crate::plan::tokens`]), restarts nothing.
+//! token, and then the restart that makes it know who asks by it, in the same
+//! turn. Decides nothing ([`crate::plan::tokens`]), restarts nothing.
 
 use tracing::info;
 
@@ -14,6 +15,7 @@ use crate::plan::turn::{Wait, may_change};
 use crate::plan::{CheckedPlan, Refusal};
 use crate::role::words::TokenText;
 use crate::rotation;
+use crate::sys::clock;
 use crate::verify::Health;
 use crate::wire::secret::fingerprint;
 
@@ -26,7 +28,8 @@ pub(super) async fn go_on(agent: &mut Agent, checked: &CheckedPlan, pass: &mut P
     let due = tokens::change(&pass.facts, &duty).filter(|_| is_well && !pass.again && !pass.blocked);
     let Some(change) = due else { return Ok(()) };
     if let Err(wait) = my_turn(agent, checked, pass).await? {
-        tell(pass, format!("the new server token waits for this host's turn: {}", wait.reason));
+        let reason = format!("the new server token waits for this host's turn: {}", wait.reason);
+        tell(pass, Severity::Info, reason);
         pass.turn.get_or_insert(wait);
         return Ok(());
     }
@@ -36,7 +39,10 @@ pub(super) async fn go_on(agent: &mut Agent, checked: &CheckedPlan, pass: &mut P
     match ask(Kube::own_admin(&agent.root), change, was_begun).await {
         Ok(()) => done(agent, pass),
         Err(error) => {
-            tell(pass, format!("k3s on this host did not take the new server token: {}", error.words()));
+            let is_told = agent.turn.rotation.is_told(&error, clock::since_boot());
+            let severity = if is_told { Severity::Warn } else { Severity::Info };
+            let reason = format!("k3s on this host did not take the new server token: {}", error.words());
+            tell(pass, severity, reason);
             Ok(())
         }
     }
@@ -72,13 +78,14 @@ async fn put(kube: Kube<'_>, change: Change<'_>, token: &TokenText) -> Result<()
     }
 }
 
-fn done(agent: &Agent, pass: &mut Pass) -> Result<(), Stop> {
+fn done(agent: &mut Agent, pass: &mut Pass) -> Result<(), Stop> {
+    agent.turn.rotation.ends();
     rotation::end(&agent.root).map_err(|error| Stop::failed("EB-state-file", &error))?;
     info!(EDGE_STEP = "activate", "k3s on this host holds the new server token");
     pass.again = true;
     Ok(())
 }
 
-fn tell(pass: &mut Pass, reason: String) {
-    pass.find(Severity::Warn, Refusal::new("EB-token-rotate", reason, "it is tried again by itself"));
+fn tell(pass: &mut Pass, severity: Severity, reason: String) {
+    pass.find(severity, Refusal::new("EB-token-rotate", reason, "it is tried again by itself"));
 }

@@ -199,14 +199,11 @@ pub(super) async fn apply(
     if let Some(blocked) = record::blocked(ledger.as_ref(), checked) {
         pass.find(Severity::Fail, blocked);
         pass.blocked = true;
-        return Ok(());
+        return mend::mend_files(agent, checked, pass).await;
     }
     containerd::validate(agent, checked, pass).await?;
-    if pass.blocked {
-        return Ok(());
-    }
-    if !fetch::bring(agent, order, checked, pass).await? {
-        return Ok(());
+    if pass.blocked || !fetch::bring(agent, order, checked, pass).await? {
+        return mend::mend_files(agent, checked, pass).await;
     }
     let root = agent.root.clone();
     retire::leave(agent, order, checked, pass).await?;
@@ -215,7 +212,7 @@ pub(super) async fn apply(
     mend::mend(agent, checked, pass).await?;
     let result = timed(pass, "apply", async { apply::apply(&root, checked) }).await;
     let applied = result.map_err(|error| Stop::failed("EB-apply", &error))?;
-    record::committed(agent, ledger.as_ref(), checked)
+    record::committed(agent, ledger.as_ref(), checked, pass)
         .map_err(|error| Stop::failed("EB-state-file", &error))?;
     storage::record(agent, checked, pass).map_err(|error| Stop::failed("EB-state-file", &error))?;
     if checked.plan().retirement.is_some() {

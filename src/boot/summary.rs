@@ -51,7 +51,20 @@ pub fn update(status: &mut Status, agent: &Agent, pass: &Pass, beside: &Beside) 
     });
     units(status, pass);
     status.findings = findings(pass, beside);
-    status.enter(phase(pass, beside), now);
+    let phase = phase(pass, beside);
+    status.coming_up = coming_up(&phase, pass);
+    status.enter(phase, now);
+}
+
+/// What a person who looks meanwhile should know.
+fn coming_up(phase: &Phase, pass: &Pass) -> Option<String> {
+    match (phase, &pass.verdict) {
+        (Phase::Activating, _) => {
+            Some("containerd and k3s, which are being started; then each is looked at".to_owned())
+        }
+        (Phase::Verifying, Some(verdict)) => verdict.cause.clone(),
+        _ => None,
+    }
 }
 
 fn place(status: &mut Status, pass: &Pass) {
@@ -108,8 +121,22 @@ fn outcome(pass: &Pass, beside: &Beside) -> Outcome {
         _ if beside.pause.is_some() || beside.safe_mode => Outcome::Observed,
         Some(stop) if stop.kind == StopKind::Failed => Outcome::Failed,
         Some(_) => Outcome::Waiting,
-        None if pass.blocked => Outcome::RolledBack,
+        None if pass.blocked => not_in_force(pass),
         None => Outcome::Converged,
+    }
+}
+
+/// Why an earlier generation is in force than the planned one.
+fn not_in_force(pass: &Pass) -> Outcome {
+    let is_back = |(why, _): &(plan::Refusal, Severity)| {
+        matches!(why.code.as_str(), "EB-rolled-back" | "EB-containerd-rolled-back")
+    };
+    if pass.findings.iter().any(is_back) {
+        Outcome::RolledBack
+    } else if pass.findings.iter().any(|(_, severity)| *severity == Severity::Fail) {
+        Outcome::Failed
+    } else {
+        Outcome::Waiting
     }
 }
 
@@ -205,4 +232,33 @@ fn probes(pass: &Pass) -> Vec<Finding> {
 #[must_use]
 pub fn identity(pass: &Pass) -> Option<&PinnedIdentity> {
     plan::pinned(&pass.facts)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+mod tests {
+    use super::*;
+    use crate::verify::Verdict;
+
+    #[test]
+    fn a_node_that_only_waits_for_a_file_was_not_rolled_back() {
+        let told = |code: &str, severity| {
+            let findings = vec![(plan::Refusal::new(code, "", ""), severity)];
+            outcome(&Pass { blocked: true, findings, ..Pass::default() }, &Beside::default())
+        };
+        assert_eq!(told("EB-wait-k3s", Severity::Info), Outcome::Waiting);
+        assert_eq!(told("EB-apply", Severity::Fail), Outcome::Failed);
+        assert_eq!(told("EB-rolled-back", Severity::Fail), Outcome::RolledBack);
+    }
+
+    #[test]
+    fn a_node_that_comes_up_says_what_it_waits_for_and_one_that_is_up_says_nothing() {
+        let cause = Some("k3s-unit: k3s.service is activating/start, for 14 s".to_owned());
+        let probes = Vec::new();
+        let verdict = Verdict { health: Health::Unknown, waiting: true, cause: cause.clone(), probes };
+        let looked_at = Pass { verdict: Some(verdict), ..Pass::default() };
+        assert_eq!(coming_up(&Phase::Verifying, &looked_at), cause);
+        assert_eq!(coming_up(&Phase::Degraded, &looked_at), None, "a finding says it");
+        assert!(coming_up(&Phase::Activating, &Pass::default()).unwrap().contains("being started"));
+    }
 }

@@ -12,11 +12,11 @@ use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use tracing::{debug, info};
 
-use super::{Agent, Pass, Stop, started};
+use super::{Agent, Pass, Stop, started, trial};
 use crate::error::Chain;
 use crate::facts::upgrade::Progress;
 use crate::kube::lease::RESTART;
-use crate::kube::{Kube, KubeError, Node};
+use crate::kube::{Kube, KubeError, Node, Silence};
 use crate::plan::turn::{self, Held, Other, Seen, Wait};
 use crate::plan::upgrade::Step;
 use crate::plan::{CheckedPlan, PlannedUnit};
@@ -54,7 +54,9 @@ struct Turn {
 pub struct Memory {
     stamp: String,
     since: Duration,
-    silent_since: Option<Duration>,
+    silence: Silence,
+    /// Of k3s that was asked for a new server token.
+    pub(super) rotation: Silence,
 }
 
 impl Memory {
@@ -64,11 +66,6 @@ impl Memory {
             (self.stamp, self.since) = (stamp, now);
         }
         now.saturating_sub(self.since)
-    }
-
-    /// How long the own API has not answered, `now` being a time since boot.
-    fn silent(&mut self, now: Duration) -> Duration {
-        now.saturating_sub(*self.silent_since.get_or_insert(now))
     }
 }
 
@@ -123,11 +120,11 @@ pub(super) async fn is_alone(agent: &mut Agent, pass: &Pass) -> Result<bool, Wai
     }
     match Kube::own_admin(&agent.root).members().await {
         Ok(members) => {
-            agent.turn.silent_since = None;
+            agent.turn.silence.ends();
             Ok(members.iter().all(|node| node.metadata.name == duty.node.name.as_str()))
         }
         Err(error) => {
-            let is_silent = agent.turn.silent(clock::since_boot()) >= SILENT;
+            let is_silent = agent.turn.silence.lasts(clock::since_boot()) >= SILENT;
             let digest = pass.assignment.as_ref().map(|assignment| &assignment.digest);
             let is_newest = digest.is_some() && agent.confirmed.as_ref() == digest;
             if is_newest && is_silent { Ok(true) } else { Err(unreached(&error)) }
@@ -259,12 +256,15 @@ pub(super) fn seen(node: &Node) -> Seen {
 }
 
 /// Gives the Lease back once this host is a healthy voter again.
-pub(super) async fn end(agent: &Agent, checked: &CheckedPlan, pass: &Pass) {
+pub(super) async fn end(agent: &Agent, checked: &CheckedPlan, pass: &mut Pass) {
     let Some(turn) = load(&agent.root).filter(|turn| turn.open) else { return };
     let in_vain = due(checked, pass).map(|_| is_in_vain(&turn, &turn, pass));
     let is_healthy = pass.verdict.as_ref().is_some_and(|verdict| verdict.health == Health::Healthy);
+    // One that ends some seconds after READY is not back yet.
+    let is_young = is_healthy && !trial::holds(checked, pass);
+    pass.on_trial |= is_young;
     let ended = match me(checked) {
-        Some(_) if !is_healthy || in_vain == Some(false) => return,
+        Some(_) if is_young || goes_on(is_healthy, in_vain, pass.turn.is_some()) => return,
         Some(me) => give_back(agent, &me).await,
         // Whoever is no server any more waits for no READY; the term ends.
         None => Ok(()),
@@ -279,6 +279,12 @@ pub(super) async fn end(agent: &Agent, checked: &CheckedPlan, pass: &Pass) {
             debug!(EDGE_STEP = "verify", EDGE_REASON = %reason, "the turn goes on, retrying in the next pass");
         }
     }
+}
+
+/// Whether the turn is kept. `in_vain`: of a restart that is still due; that it
+/// `waits`, because it may not be done now, is no reason to keep others from theirs.
+fn goes_on(is_healthy: bool, in_vain: Option<bool>, waits: bool) -> bool {
+    !is_healthy || in_vain == Some(false) && !waits
 }
 
 async fn give_back(agent: &Agent, me: &str) -> Result<(), String> {
@@ -345,11 +351,11 @@ mod tests {
         }
         // Silent for long: the newest word of the central service, not an old one.
         let long_ago = clock::since_boot().checked_sub(SILENT).unwrap_or_default();
-        agent.turn.silent_since = Some(long_ago);
+        agent.turn.silence = Silence::since(long_ago);
         assert!(is_alone(&mut agent, &pass).await.is_err());
         agent.confirmed = pass.assignment.as_ref().map(|assignment| assignment.digest.clone());
         assert_eq!(is_alone(&mut agent, &pass).await, Ok(true));
-        agent.turn.silent_since = None;
+        agent.turn.silence.ends();
         assert!(is_alone(&mut agent, &pass).await.is_err(), "it may only be slow");
         pass.facts.runtime.k3s.has_datastore = Fact::Known(false);
         assert_eq!(is_alone(&mut agent, &pass).await, Ok(true), "without etcd nobody shares anything");
@@ -368,6 +374,15 @@ mod tests {
         assert!(!is_in_vain(&before, &turn("e", "one"), &running_since(130)));
         assert!(!is_in_vain(&before, &turn("d", "two"), &running_since(130)));
         assert!(!is_in_vain(&before, &turn("d", "one"), &Pass::default()));
+    }
+
+    #[test]
+    fn a_turn_goes_on_until_the_restart_was_done_or_may_not_be_done_now() {
+        assert!(goes_on(false, None, false), "it is not healthy again");
+        assert!(goes_on(true, Some(false), false), "the restart is still to come");
+        assert!(!goes_on(true, None, false), "nothing is due any more");
+        assert!(!goes_on(true, Some(true), true), "it was in vain");
+        assert!(!goes_on(true, Some(false), true), "a server of two restarts by a person's hand");
     }
 
     #[test]

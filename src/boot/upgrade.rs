@@ -7,10 +7,12 @@
 //! version in force again. A cut anywhere leaves a host whose next pass goes on.
 //! Decides nothing ([`crate::plan::upgrade`]).
 
+use std::time::Duration;
+
 use futures_util::future::join_all;
 use tracing::{info, warn};
 
-use super::{Agent, Order, Pass, Severity, Stop, StopKind, Until, turn};
+use super::{Agent, Order, Pass, Severity, Stop, StopKind, Until, trial, turn};
 use crate::enrol::Source;
 use crate::error::Chain;
 use crate::facts::upgrade::{Attempt, Progress};
@@ -24,6 +26,22 @@ use crate::sys::statefile::StateError;
 use crate::sys::{Root, clock, host};
 use crate::verify::Health;
 use crate::{apply, gate, observe, paths, upgrade};
+
+/// What passes remember of the unit.
+#[derive(Debug, Default)]
+pub struct Memory {
+    /// Since when it was seen not to be up, in time since boot.
+    down_since: Option<Duration>,
+}
+
+impl Memory {
+    /// How long it has not been up.
+    fn down(&mut self, is_up: bool, now: Duration) -> Duration {
+        let since = if is_up { None } else { Some(self.down_since.unwrap_or(now)) };
+        self.down_since = since;
+        now.saturating_sub(since.unwrap_or(now))
+    }
+}
 
 /// Where nothing runs there is nothing to wait for, and no way back is needed.
 pub(super) fn offline(agent: &Agent, order: Order, pass: &mut Pass) {
@@ -48,7 +66,7 @@ pub(super) async fn go_on(agent: &mut Agent, checked: &CheckedPlan, pass: &mut P
     let planned = checked.plan().upgrade.as_ref();
     match planned.map(|planned| (planned, planned.step)) {
         Some((planned, Step::Due)) => begin(agent, checked, planned, pass).await,
-        Some((_, Step::Begun | Step::Stuck)) => watch(agent, checked, pass),
+        Some((planned, Step::Begun | Step::Stuck)) => watch(agent, checked, planned, pass),
         Some((_, Step::Refused | Step::Failed)) => Ok(()),
         None => close(agent, pass),
     }
@@ -103,17 +121,19 @@ async fn bring(agent: &Agent, checked: &CheckedPlan, planned: &PlannedUpgrade, p
     match apply::stage(&agent.root, checked, &downloader).await {
         Ok(()) => pass.again = true,
         Err(error) => {
-            let why = Refusal::new(error.code(), Chain(&error).to_string(), "it is tried again by itself");
             let goes_on = agent.rests.goes_on();
-            pass.again |= goes_on;
-            pass.find(if goes_on { Severity::Info } else { Severity::Fail }, why);
+            pass.again |= goes_on.is_some();
+            let failed =
+                || Refusal::new(error.code(), Chain(&error).to_string(), "it is tried again by itself");
+            let severity = if goes_on.is_some() { Severity::Info } else { Severity::Fail };
+            pass.find(severity, goes_on.unwrap_or_else(failed));
         }
     }
     false
 }
 
-/// Whether it may begin: the node is well, or its k3s is down anyhow, and the
-/// room lets it.
+/// Whether it may begin: the node is well and the room lets it, or its k3s is
+/// down for good.
 async fn may_begin(
     agent: &mut Agent,
     checked: &CheckedPlan,
@@ -121,24 +141,31 @@ async fn may_begin(
     pass: &Pass,
 ) -> Result<Result<(), Wait>, Stop> {
     let Some(duty) = pass.assignment.as_ref().and_then(|assignment| assignment.duty.as_ref()) else {
-        return Ok(Err(Wait::long("this host has no duty")));
+        return Ok(Err(Wait::long("the assignment gives this host no role")));
     };
     let name = units::of_role(duty.role);
     let mut left_alone = pass.activated.iter().flat_map(|activated| &activated.left_alone);
     if pass.blocked || left_alone.any(|left| left.unit == name) {
-        return Ok(Err(Wait::long("a person, or a way back, keeps k3s as it is")));
+        return Ok(Err(Wait::long(
+            "k3s stays as it is: a person stopped it, or its newest configuration is not in force",
+        )));
     }
     let unit = pass.facts.runtime.units.get(name.trim_end_matches(".service")).and_then(|unit| unit.known());
     let is_up = unit.is_some_and(|unit| unit.active == "active");
+    let down = agent.upgrade.down(is_up, clock::since_boot());
     let is_well = pass.verdict.as_ref().is_some_and(|verdict| verdict.health == Health::Healthy);
     if is_up && !is_well {
-        return Ok(Err(Wait::long("the node must be well before")));
+        return Ok(Err(Wait::long(
+            "this node must be healthy first; `edge-bootstrap status` says what is wrong with it",
+        )));
     }
+    let others = duty.cluster.servers.len();
     match duty.role {
         Role::Agent => Ok(follows(&agent.root, duty, planned).await),
+        _ if !is_up => Ok(rules::may_begin_while_down(others, down).map_err(Wait::long)),
         // Of two servers no one may go by itself: what is swapped waits for the
         // restart that a person does.
-        _ if !is_up || duty.cluster.servers.len() == 1 => Ok(Ok(())),
+        _ if others == 1 => Ok(Ok(())),
         _ => match turn::is_alone(agent, pass).await {
             Ok(true) => Ok(Ok(())),
             Ok(false) => match untried(&agent.root, duty, planned).await {
@@ -176,10 +203,19 @@ async fn follows(root: &Root, duty: &Duty, planned: &PlannedUpgrade) -> Result<(
 }
 
 /// Looks at a version that may run, and records what becomes of it.
-fn watch(agent: &Agent, checked: &CheckedPlan, pass: &mut Pass) -> Result<(), Stop> {
+fn watch(
+    agent: &Agent,
+    checked: &CheckedPlan,
+    planned: &PlannedUpgrade,
+    pass: &mut Pass,
+) -> Result<(), Stop> {
     let Some(attempt) = pass.facts.runtime.k3s.upgrade.clone() else { return Ok(()) };
+    let attempt = planned.goes_on(attempt);
     let role = checked.plan().identity.as_ref().map_or(Role::None, |identity| identity.role);
-    let next = match rules::judge(&attempt, role, seen(agent, &attempt, pass)) {
+    let is_healthy = pass.verdict.as_ref().is_some_and(|verdict| verdict.health == Health::Healthy);
+    let holds = trial::holds(checked, pass);
+    pass.on_trial |= is_healthy && !holds;
+    let next = match rules::judge(&attempt, role, seen(agent, &attempt, (is_healthy && holds, pass))) {
         // Nobody waits for it any more, but it may come up all the same.
         Next::Runs(_) | Next::Over(_) if attempt.state == Progress::Stuck => Next::Wait,
         next => next,
@@ -196,15 +232,16 @@ fn watch(agent: &Agent, checked: &CheckedPlan, pass: &mut Pass) -> Result<(), St
     }
 }
 
-fn seen<'a>(agent: &Agent, attempt: &Attempt, pass: &'a Pass) -> Seen<'a> {
+fn seen<'a>(agent: &Agent, attempt: &Attempt, (is_healthy, pass): (bool, &'a Pass)) -> Seen<'a> {
     let runtime = &pass.facts.runtime;
     let started = runtime.k3s.started_binary.known().and_then(Option::as_deref);
     let name = pass.plan.as_ref().and_then(|plan| plan.plan().k3s_unit()).unwrap_or(units::K3S);
     let name = name.trim_end_matches(".service");
     Seen {
         runs: started == Some(paths::k3s_binary(&attempt.to).as_str()),
-        is_healthy: pass.verdict.as_ref().is_some_and(|verdict| verdict.health == Health::Healthy),
+        is_healthy,
         unit: runtime.units.get(name).and_then(|unit| unit.known()),
+        ends: runtime.ends(name),
         may_start: gate::refused(&agent.root, name).is_none(),
         boot_id: pass.facts.identity.boot_id.known().map_or("", String::as_str),
         now_s: clock::monotonic().as_secs(),
@@ -251,4 +288,18 @@ fn store(root: &Root, attempt: &Attempt) -> Result<(), Stop> {
 fn failed(error: &StateError) -> Stop {
     let why = Refusal::new("EB-state-file", Chain(error).to_string(), "it is tried again by itself");
     Stop { why, kind: StopKind::Failed }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_unit_is_down_since_it_was_first_seen_not_to_be_up() {
+        let (mut memory, s) = (Memory::default(), Duration::from_secs);
+        assert_eq!(memory.down(false, s(100)), s(0));
+        assert_eq!(memory.down(false, s(160)), s(60));
+        assert_eq!(memory.down(true, s(170)), s(0));
+        assert_eq!(memory.down(false, s(180)), s(0));
+    }
 }

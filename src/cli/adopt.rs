@@ -1,4 +1,4 @@
-//! `adopt`: take over a host that runs a k3s of others.
+//! `adopt`: take over a k3s that install.sh or a person put on this host.
 //!
 //! Owns what is printed and the exit code: 0 nothing to take over or done, 2
 //! shown, 1 refused, 75 taken over and not steady yet. Without `--yes` it

@@ -2,11 +2,12 @@
 //!
 //! Owns their words; the record and what may be given are `allow`'s.
 
+use std::time::Duration;
+
 use clap::Args;
 
 use super::{Common, output, person};
 use crate::allow::{self, Allowance};
-use crate::config::units::parse_duration;
 use crate::report::status::one_line;
 use crate::sys::Clock;
 use crate::{gate, hatches, hold};
@@ -17,10 +18,10 @@ pub struct AllowArgs {
     #[arg(long, value_name = "CODE")]
     code: String,
     /// For how long, for example 1h; at most 30 days
-    #[arg(long = "for", value_name = "DURATION")]
-    duration: String,
+    #[arg(long = "for", value_name = "DURATION", value_parser = person::span)]
+    duration: Duration,
     /// Why, for those who find it
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = person::reason)]
     reason: String,
     /// Accept what may be lost; needed for refusals that stand before a second cluster or lost data
     #[arg(long)]
@@ -36,13 +37,11 @@ pub struct RevokeArgs {
 
 pub async fn allow(common: &Common, args: &AllowArgs) -> anyhow::Result<u8> {
     let (root, clock) = (common.root(), Clock::System);
-    let duration = parse_duration(&args.duration)
-        .map_err(|error| anyhow::anyhow!("--for {}: {error}", args.duration))?;
     let since = clock.unix();
     let allowance = Allowance {
         code: args.code.clone(),
         since,
-        until: since.saturating_add(duration.as_secs()),
+        until: since.saturating_add(args.duration.as_secs()),
         by: person::name(),
         reason: one_line(&args.reason),
     };

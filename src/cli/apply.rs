@@ -48,7 +48,7 @@ pub(super) async fn lock(root: &Root) -> anyhow::Result<Option<Lock>> {
     root.make_dir(paths::RUN_DIR, 0o755)?;
     let lock = lock::acquire(root, paths::LOCK, LOCK_PATIENCE).await?;
     if lock.is_none() {
-        output::note("another pass is running and did not end within 120 s");
+        output::note("another pass is running and did not end within 120 s; nothing was changed, try again");
     }
     Ok(lock)
 }

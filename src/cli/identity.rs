@@ -19,7 +19,7 @@ pub enum IdentityVerb {
     /// Record the hardware of now: this is the machine (board replaced, disk moved for good)
     Accept {
         /// Why, for those who find it
-        #[arg(long, value_name = "TEXT")]
+        #[arg(long, value_name = "TEXT", value_parser = person::reason)]
         reason: String,
     },
 }
@@ -35,12 +35,11 @@ pub fn run(common: &Common, verb: &IdentityVerb) -> anyhow::Result<u8> {
 }
 
 async fn accept(common: &Common, reason: &str) -> anyhow::Result<u8> {
-    anyhow::ensure!(!reason.trim().is_empty(), "--reason is empty; who finds this later must be told why");
     let root = common.root();
     root.make_dir(paths::RUN_DIR, 0o755)?;
     // A pass that runs would put back what it read before.
     let Some(lock) = lock::acquire(&root, paths::LOCK, LOCK_PATIENCE).await? else {
-        anyhow::bail!("another pass is running and did not end within 60 s; try again");
+        anyhow::bail!("another pass is running and did not end within 60 s; nothing was changed, try again");
     };
     let Some(before) = identity::load(&root)?.value() else {
         anyhow::bail!(

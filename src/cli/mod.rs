@@ -43,7 +43,8 @@ struct Cli {
 #[derive(Debug, Clone, Args)]
 pub struct Common {
     /// Put every path below DIR (tests, image builds)
-    #[arg(long, global = true, value_name = "DIR", default_value = "/", hide_default_value = true)]
+    #[arg(long, global = true, value_name = "DIR", default_value = "/", hide_default_value = true,
+        value_parser = directory)]
     root: String,
     /// Read FILE instead of /etc/edge-bootstrap/config.toml
     #[arg(long, global = true, value_name = "FILE")]
@@ -61,18 +62,28 @@ enum Verb {
     /// The daemon; systemd runs it
     Run,
     /// One pass in the foreground: make this host what it shall be
+    ///
+    /// Exit: 0 converged, 1 failed, 75 waiting; it says for what.
     Apply,
     /// What a pass would change; changes nothing
+    ///
+    /// Exit: 0 nothing to change, 2 changes, 1 the host waits or there is an error.
     Plan(plan::PlanArgs),
-    /// The check before a unit starts: 0 go, 1 refuse; and `allow`, for a person
+    /// The check before a unit starts; and `allow`, for a person
+    ///
+    /// Exit: 0 go, 1 refuse. Every other end counts as "go" too.
     Gate(gate::GateArgs),
     /// Observe and report, change nothing, for a while
     Pause(person::PauseArgs),
     /// End a pause, and start again what a person stopped
     Resume,
     /// Leave the cluster; without --yes it only shows what that would do
+    ///
+    /// Exit: 0 shown or done, 1 refused or something is left.
     Reset(reset::ResetArgs),
-    /// Take over a host that runs a k3s of others; without --yes it only shows
+    /// Take over a k3s that install.sh or a person put on this host; without --yes it only shows
+    ///
+    /// Exit: 0 nothing to take over or done, 1 refused, 2 shown, 75 done and not steady yet.
     Adopt(adopt::AdoptArgs),
     /// How this host is; exit 0 when steady
     Status,
@@ -100,6 +111,12 @@ enum Verb {
 
 /// Exit code of a usage error (sysexits).
 const USAGE: u8 = 64;
+
+/// A mistyped DIR would else be taken for a host that has nothing.
+fn directory(text: &str) -> Result<String, &'static str> {
+    let there = Root::new(text).stat("/").ok().flatten();
+    if there.is_some_and(|it| it.is_dir) { Ok(text.to_owned()) } else { Err("this is no directory") }
+}
 
 impl Common {
     fn root(&self) -> Root {
@@ -170,4 +187,59 @@ fn on_runtime(work: impl Future<Output = anyhow::Result<u8>>) -> anyhow::Result<
     let result = runtime.block_on(work);
     runtime.shutdown_background();
     result
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+mod tests {
+    use clap::error::ErrorKind;
+
+    use super::*;
+
+    /// What clap says to a command line that it takes for a mistake.
+    fn mistake(arguments: &[&str]) -> String {
+        let line = [&["edge-bootstrap"], arguments].concat();
+        let error = Cli::try_parse_from(line).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ValueValidation, "{error}");
+        error.to_string()
+    }
+
+    #[test]
+    fn a_root_that_is_no_directory_is_a_mistake_and_no_empty_host() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        crate::sys::atomic::write(&crate::sys::Root::new(dir.path()), "/file", b"", 0o644).unwrap();
+        let root = |path: &std::path::Path| path.to_str().unwrap().to_owned();
+        for path in [root(&file), root(&dir.path().join("typo")), String::new()] {
+            let told = mistake(&["--root", &path, "plan"]);
+            assert!(told.contains("'--root <DIR>': this is no directory"), "{told}");
+        }
+        Cli::try_parse_from(["edge-bootstrap", "--root", &root(dir.path()), "plan"]).unwrap();
+    }
+
+    #[test]
+    fn a_duration_or_reason_that_is_none_is_a_mistake_of_who_typed_it() {
+        for verb in [["pause"].as_slice(), &["gate", "allow", "--code", "EB-ip-absent"]] {
+            let told = mistake(&[verb, &["--for", "2x", "--reason", "why"]].concat());
+            assert!(told.contains("`2x` is not a duration such as"), "{told}");
+            let told = mistake(&[verb, &["--for", "0s", "--reason", "why"]].concat());
+            assert!(told.contains("'0s' for '--for <DURATION>'"), "{told}");
+            mistake(&[verb, &["--for", "2h", "--reason", " "]].concat());
+        }
+        mistake(&["identity", "accept", "--reason", ""]);
+    }
+
+    #[test]
+    fn the_help_of_a_verb_names_its_exit_codes() {
+        for (verb, codes) in [
+            ("apply", "0 converged, 1 failed, 75 waiting"),
+            ("plan", "0 nothing to change, 2 changes, 1 the host waits"),
+            ("gate", "0 go, 1 refuse"),
+            ("reset", "0 shown or done, 1 refused"),
+            ("adopt", "0 nothing to take over or done, 1 refused, 2 shown, 75"),
+        ] {
+            let help = Cli::try_parse_from(["edge-bootstrap", verb, "--help"]).unwrap_err().to_string();
+            assert!(help.contains(&format!("Exit: {codes}")), "{help}");
+        }
+    }
 }

@@ -2,6 +2,8 @@
 //!
 //! Owns their words; the records are `pause`'s and `activate`'s.
 
+use std::time::Duration;
+
 use clap::Args;
 
 use super::{Common, output};
@@ -18,23 +20,29 @@ const DAEMON: &str = "edge-bootstrap.service";
 #[derive(Debug, Args)]
 pub struct PauseArgs {
     /// For how long, for example 2h
-    #[arg(long = "for", value_name = "DURATION")]
-    duration: String,
+    #[arg(long = "for", value_name = "DURATION", value_parser = span)]
+    duration: Duration,
     /// Why, for those who find it
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = reason)]
     reason: String,
 }
 
+/// Parses `--for`.
+pub(super) fn span(text: &str) -> Result<Duration, String> {
+    let span = parse_duration(text).map_err(|error| error.to_string())?;
+    // What is counted in whole seconds would end as it begins.
+    if span.as_secs() == 0 { Err("it would end as it begins".to_owned()) } else { Ok(span) }
+}
+
+/// Parses `--reason`.
+pub(super) fn reason(text: &str) -> Result<String, &'static str> {
+    let is_empty = text.trim().is_empty();
+    if is_empty { Err("who finds this later must be told why") } else { Ok(text.to_owned()) }
+}
+
 pub async fn pause(common: &Common, args: &PauseArgs) -> anyhow::Result<u8> {
-    let duration = parse_duration(&args.duration)
-        .map_err(|error| anyhow::anyhow!("--for {}: {error}", args.duration))?;
-    anyhow::ensure!(!duration.is_zero(), "--for {}: a pause of nothing would pause nothing", args.duration);
-    anyhow::ensure!(
-        !args.reason.trim().is_empty(),
-        "--reason is empty; who finds this later must be told why"
-    );
     let since = Clock::System.unix();
-    let until = since.saturating_add(duration.as_secs());
+    let until = since.saturating_add(args.duration.as_secs());
     let pause = Pause { since, until, by: name(), reason: one_line(&args.reason) };
     pause::set(&common.root(), &pause)?;
     let line = hatches::pause_line(&pause);

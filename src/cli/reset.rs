@@ -67,6 +67,9 @@ pub async fn run(common: &Common, args: &ResetArgs) -> anyhow::Result<u8> {
     agent.root.make_dir(paths::RUN_DIR, 0o755)?;
     may_begin(&agent, wish).await?;
     let _lock = locked(&agent).await?;
+    // The daemon ends its talk with the service: an answer that is on its way could
+    // bring back what is dropped here. It begins anew after a pass, which needs the lock.
+    person::wake(common).await;
     let outcome = if wish.kill_only {
         reset::kill(&agent).await?
     } else {

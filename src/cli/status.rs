@@ -79,7 +79,8 @@ fn is_running(root: &Root, pid: u32) -> bool {
 fn silent(root: &Root) -> Status {
     let host = root.read_kernel("/proc/sys/kernel/hostname").unwrap_or_default();
     let agent = status::Agent { version: env!("CARGO_PKG_VERSION").to_owned(), pid: 0, starts_in_boot: 0 };
-    let mut status = Status::starting(host, agent, Clock::System.rfc3339());
+    // Nobody says since when.
+    let mut status = Status::starting(host, agent, "");
     status.phase = Phase::Silent;
     status.running = false;
     status
@@ -101,7 +102,8 @@ fn without_daemon(root: &Root, status: &mut Status) {
 #[must_use]
 pub fn text(status: &Status) -> String {
     let mut out = Lines::default();
-    out.line("phase", format!("{} since {}", status.phase, status.since));
+    let since = if status.since.is_empty() { String::new() } else { format!(" since {}", status.since) };
+    out.line("phase", format!("{}{since}", status.phase));
     reasons(&mut out, status);
     place(&mut out, status);
     passes(&mut out, status);
@@ -166,6 +168,7 @@ fn reasons(out: &mut Lines, status: &Status) {
         out.line("waits for", format!("{}: {}", waiting.code, waiting.reason));
         out.line("next", &waiting.next);
     }
+    status.coming_up.iter().for_each(|what| out.line("waits for", what));
     for left in &status.left_alone {
         out.line("left alone", format!("{}: {} (since {})", left.unit, left.why, left.since));
     }
@@ -247,6 +250,16 @@ mod tests {
         assert!(text.contains("next        wait\n"), "{text}");
     }
 
+    #[test]
+    fn a_node_that_comes_up_names_the_unit_and_for_how_long() {
+        let mut status = status();
+        status.phase = Phase::Verifying;
+        status.coming_up = Some("k3s-unit: k3s.service is activating/start, for 14 s".to_owned());
+        let text = text(&status);
+        let words = "waits for   k3s-unit: k3s.service is activating/start, for 14 s\n";
+        assert!(text.contains(words), "{text}");
+    }
+
     fn host() -> (tempfile::TempDir, Root) {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::new(dir.path());
@@ -270,6 +283,8 @@ mod tests {
         assert!(notes[0].contains("has said nothing in this boot"), "{notes:?}");
         assert_eq!((status.exit_code(), status.running, &status.phase), (1, false, &Phase::Silent));
         let text = text(&status);
+        assert!(text.starts_with("phase       silent\n"), "nobody knows since when: {text}");
+        assert_eq!(serde_json::to_value(&status).unwrap().get("since"), None);
         assert!(
             text.contains(
                 "refused     k3s.service: EB-token-empty: it is empty (3 times, last 1970-01-01T00:16:50Z)\n"

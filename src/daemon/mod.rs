@@ -420,7 +420,6 @@ impl Daemon {
     /// One pass, with the watchdog fed and a stop heeded meanwhile; `None` when
     /// it is time to stop.
     async fn full_pass(&mut self) -> Option<()> {
-        self.end_late_hold();
         self.next_pass = Instant::now() + RETRY;
         let observe_only = self.is_paused() || self.beside.safe_mode;
         let order = Order { until: Until::Verified, patience: Duration::ZERO, observe_only };
@@ -438,18 +437,15 @@ impl Daemon {
                 None => None,
             }
         };
-        let ended = attended(work, &mut self.signals, &mut self.watchdog).await;
+        // A pass that is long itself must not keep k3s down for its time.
+        let end = || end_hold(&self.root, &mut self.beside);
+        let late = (self.late_hold_ends, end);
+        let ended = attended(work, &mut self.signals, &mut self.watchdog, late).await;
         self.agent = Some(agent);
         if let Some(pass) = ended? {
             self.after(pass);
         }
         Some(())
-    }
-
-    fn end_late_hold(&mut self) {
-        if self.late_hold_ends.is_some_and(|ends| Instant::now() >= ends) {
-            self.release();
-        }
     }
 
     /// Tells what a pass saw, and sets the time of the next one.
@@ -517,6 +513,7 @@ impl Daemon {
     }
 
     fn hold(&mut self, why: &Refusal) {
+        self.late_hold_ends = None;
         if let Err(error) = hold::set(&self.root, why) {
             warn!(EDGE_STEP = "start", EDGE_REASON = %Chain(&error), "hold cannot be written, ignoring");
         }
@@ -525,10 +522,7 @@ impl Daemon {
 
     fn release(&mut self) {
         self.late_hold_ends = None;
-        self.beside.hold = None;
-        if let Err(error) = hold::clear(&self.root) {
-            warn!(EDGE_STEP = "start", EDGE_REASON = %Chain(&error), "hold cannot be removed, retrying in the next pass");
-        }
+        end_hold(&self.root, &mut self.beside);
     }
 
     fn publish(&self) {
@@ -551,12 +545,19 @@ impl Daemon {
     }
 }
 
+fn end_hold(root: &Root, beside: &mut Beside) {
+    beside.hold = None;
+    if let Err(error) = hold::clear(root) {
+        warn!(EDGE_STEP = "start", EDGE_REASON = %Chain(&error), "hold cannot be removed, retrying in the next pass");
+    }
+}
+
 /// When the next pass is due by itself.
 fn pause_after(pass: &Pass) -> Duration {
     match &pass.stop {
         _ if pass.again => Duration::ZERO,
         Some(_) => RETRY,
-        None if pass.retires || pass.turn.as_ref().is_some_and(|wait| wait.soon) => SOON,
+        None if pass.retires || pass.on_trial || pass.turn.as_ref().is_some_and(|wait| wait.soon) => SOON,
         None if pass.is_steady() => QUIET,
         None if pass.verdict.is_none() => Duration::ZERO,
         None if pass.comes_up() => SOON,

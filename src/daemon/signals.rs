@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 
 use crate::sys::notify;
 
@@ -27,12 +27,14 @@ impl Signals {
     }
 }
 
-/// Runs `work` to its end, feeding the watchdog; `None` when a stop came first.
-/// A pass that is dropped is dropped between its writes: they do not await.
+/// Runs `work` to its end, feeding the watchdog, and does what is due meanwhile at
+/// its time; `None` when a stop came first. A pass that is dropped is dropped between
+/// its writes: they do not await.
 pub(super) async fn attended<T>(
     work: impl Future<Output = T>,
     signals: &mut Signals,
     watchdog: &mut Option<Interval>,
+    (mut due, mut act): (Option<Instant>, impl FnMut()),
 ) -> Option<T> {
     tokio::pin!(work);
     loop {
@@ -44,9 +46,21 @@ pub(super) async fn attended<T>(
             _ = signals.int.recv() => return None,
             // Cancel-safe: a timer.
             () = feed(watchdog) => {}
+            // Cancel-safe: a timer.
+            () = at(due) => {
+                due = None;
+                act();
+            }
             // Pinned outside the loop, so nothing of it is lost.
             done = &mut work => return Some(done),
         }
+    }
+}
+
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -63,5 +77,39 @@ pub(super) async fn feed(watchdog: &mut Option<Interval>) {
             notify::watchdog();
         }
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+mod tests {
+    use std::cell::Cell;
+
+    use tokio::sync::Notify;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_due_is_done_once_while_a_long_piece_of_work_goes_on() {
+        let mut signals = Signals::new().unwrap();
+        let (done, acted) = (Notify::new(), Cell::new(0));
+        let act = || {
+            acted.set(acted.get() + 1);
+            done.notify_one();
+        };
+        // It does not end before that was done.
+        let work = async {
+            done.notified().await;
+            tokio::task::yield_now().await;
+            "ended"
+        };
+        let (due, mut no_watchdog) = (Some(Instant::now()), None);
+        let work = attended(work, &mut signals, &mut no_watchdog, (due, act));
+        assert_eq!(timeout(Duration::from_secs(20), work).await.unwrap(), Some("ended"));
+        assert_eq!(acted.get(), 1);
+        let never = || acted.set(acted.get() + 1);
+        assert_eq!(attended(async { 7 }, &mut signals, &mut None, (None, never)).await, Some(7));
+        assert_eq!(acted.get(), 1);
     }
 }

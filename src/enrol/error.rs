@@ -84,6 +84,11 @@ pub enum EnrolError {
     /// A setting that enrolment needs is missing.
     #[error("{0}")]
     Setting(&'static str),
+    /// A person takes this host out of its cluster, or has done so.
+    #[error(
+        "this host was reset, or is being reset, and asks for nothing; `edge-bootstrap apply` or `edge-bootstrap enrol` makes it claim its place again"
+    )]
+    Reset,
     /// The node's key or certificate cannot be used.
     #[error("{path} {problem}")]
     Key {
@@ -231,6 +236,7 @@ impl EnrolError {
         match self {
             Self::Waiting(Waiting::NotConfigured)
             | Self::Setting(_)
+            | Self::Reset
             | Self::Exposed { .. }
             | Self::Unusable { .. }
             | Self::Client(_) => ErrorKind::Input,
@@ -259,6 +265,7 @@ impl EnrolError {
         match self {
             Self::Waiting(waiting) => waiting.code(),
             Self::Setting(_) => "EB-not-configured",
+            Self::Reset => "EB-reset",
             Self::Key { .. } => "EB-node-key",
             Self::File(_) | Self::State(_) => "EB-state-file",
             Self::Exposed { .. } => "EB-secret-exposed",

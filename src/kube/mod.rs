@@ -10,6 +10,7 @@ pub mod lease;
 mod leave;
 mod node;
 pub mod retired;
+mod silence;
 mod token;
 mod version;
 
@@ -21,6 +22,7 @@ use thiserror::Error;
 pub use addon::Addon;
 pub use lease::Lease;
 pub use node::{Node, Nodes};
+pub use silence::Silence;
 
 use crate::error::Chain;
 use crate::paths::K3S_DATA;

@@ -37,6 +37,9 @@ pub struct Metadata {
     /// Differs between an object and a later one of the same name.
     #[serde(default)]
     pub uid: String,
+    /// Another one after each change; empty where the API does not say it.
+    #[serde(default)]
+    pub resource_version: String,
     /// Labels.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,

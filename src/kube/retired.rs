@@ -1,9 +1,9 @@
 //! What a member leaves behind in its cluster, and the notes about who left.
 //!
 //! Owns the form of the notes (a ConfigMap of `kube-system`, one entry for each
-//! node id, changed only from the version that was read), k3s's wish to take a
-//! member out of etcd, and its secret with a node's password. Whether anything may
-//! go is the plan's decision; every removal names the object's uid.
+//! node id, changed only from the version that was read), the removal of a Node,
+//! and of k3s's secret with a node's password. Whether anything may go is the
+//! plan's decision; every removal names the object's uid.
 
 use serde_json::{Value, json};
 
@@ -14,10 +14,6 @@ use crate::plan::retired::Record;
 /// Where the notes lie.
 const NOTES: &str = "edge-bootstrap-retired";
 const MAPS: &str = "/api/v1/namespaces/kube-system/configmaps";
-/// Annotation: k3s shall take the Node's member out of etcd, and notes at
-/// `REMOVED` which one it took (k3s: pkg/etcd/member_controller.go).
-const REMOVE: &str = "etcd.k3s.cattle.io/remove";
-const REMOVED: &str = "etcd.k3s.cattle.io/removed-node-name";
 
 /// Notes as they were read; they may be ones that nobody has made yet.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -50,17 +46,10 @@ impl Notes {
 }
 
 impl Node {
-    /// Whether k3s is asked to take its member out of etcd.
-    #[must_use]
-    pub fn is_asked_out(&self) -> bool {
-        self.metadata.annotations.get(REMOVE).is_some_and(|wish| wish.eq_ignore_ascii_case("true"))
-    }
-
-    /// The member that k3s took out by that wish.
+    /// The member that k3s took out because it was asked to, and that did not come back.
     #[must_use]
     pub fn taken_out(&self) -> Option<&str> {
-        let member = self.metadata.annotations.get(REMOVED).filter(|_| self.is_asked_out())?;
-        Some(member.as_str()).filter(|member| !member.is_empty())
+        self.removed_member().filter(|_| self.is_asked_to_leave())
     }
 }
 
@@ -102,15 +91,6 @@ impl Kube<'_> {
         self.delete(&password_path(node), uid).await
     }
 
-    /// Asks k3s to take the member of the Node with this `uid` out of etcd.
-    ///
-    /// # Errors
-    /// As [`Kube::notes`]; also when the Node is another one by now.
-    pub async fn take_out(&self, node: &str, uid: &str) -> Result<(), KubeError> {
-        let wish = json!({"metadata": {"uid": uid, "annotations": {REMOVE: "true"}}});
-        self.patch(&node_path(node), &wish).await.map(drop)
-    }
-
     /// Removes a Node, if it is the one with this `uid`.
     ///
     /// # Errors
@@ -147,11 +127,12 @@ mod tests {
 
     #[test]
     fn only_a_member_that_went_by_our_wish_counts_as_taken_out() {
+        use super::super::leave::{REMOVE, REMOVED};
         let node = |annotations: Value| -> Node {
             serde_json::from_value(json!({"metadata": {"name": "a", "annotations": annotations}})).unwrap()
         };
         let out = node(json!({REMOVE: "true", REMOVED: "a-00000001"}));
-        assert_eq!((out.is_asked_out(), out.taken_out()), (true, Some("a-00000001")));
+        assert_eq!((out.is_asked_to_leave(), out.taken_out()), (true, Some("a-00000001")));
         // k3s says "false" once the host is a member again.
         assert_eq!(node(json!({REMOVE: "false", REMOVED: "a-00000001"})).taken_out(), None);
         assert_eq!(node(json!({REMOVE: "true"})).taken_out(), None);

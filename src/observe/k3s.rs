@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{overrides, text, versions};
+use super::{overrides, strangers, text, versions};
 use crate::error::Chain;
 use crate::facts::Fact;
 use crate::facts::ca::ca_hash_of_pem;
@@ -14,11 +14,11 @@ use crate::facts::overrides::Override;
 use crate::facts::runtime::{DataDisk, K3s, NodePassword, StartRecord, Unit};
 use crate::ordered::Ordered as _;
 use crate::paths::{
-    DATA_DISK, K3S_CONFIG, K3S_CONFIG_DIR, K3S_DATA, K3S_ETCD, K3S_ETCD_NAME, K3S_LINK, K3S_STARTED_BY_AGENT,
-    K3S_STORE, NODE_PASSWORD, NODE_PASSWORD_COPY, started_with,
+    DATA_DISK, IDENTITY, K3S_CONFIG, K3S_CONFIG_DIR, K3S_DATA, K3S_ETCD, K3S_ETCD_NAME, K3S_LINK,
+    K3S_STARTED_BY_AGENT, K3S_STORE, NODE_PASSWORD, NODE_PASSWORD_COPY, started_with,
 };
 use crate::plan::binary::{Look, printed_version};
-use crate::plan::empty;
+use crate::plan::{empty, units};
 use crate::role::version::K3sVersion;
 use crate::sys::Root;
 use crate::wire::json;
@@ -38,6 +38,8 @@ pub async fn observe(root: &Root, main_pid: u32) -> K3s {
         drop_ins: drop_ins(root),
         started_with: started.clone().map(|record| record.and_then(|record| record.effective)),
         accepted: started.known().cloned().flatten().and_then(|record| record.accepted),
+        started_token: started.known().cloned().flatten().and_then(|record| record.server_token),
+        starts: started.known().cloned().flatten().and_then(|record| record.starts),
         started_binary: started.map(|record| record.and_then(|record| record.binary)),
         has_datastore: has_datastore(root),
         etcd_member: etcd_member(root),
@@ -45,13 +47,33 @@ pub async fn observe(root: &Root, main_pid: u32) -> K3s {
         remains: remains(root),
         tombstone: tombstone(root),
         etcd_name_empty: etcd_name_empty(root),
-        empty_files: empty::known().filter(|path| matches!(root.plain_size(path), Ok(Some(0)))).collect(),
+        empty_files: empty_files(root),
+        // Beside a node of ours the gate names it, by the ports that both want.
+        strangers: if root.exists(IDENTITY) { Vec::new() } else { strangers::strangers(root) },
         node_password: node_password(root),
         overrides: all_overrides(root),
         server_token: server_token(root),
         upgrade: upgrade::load(root),
         data_disk: root.read_text(DATA_DISK).ok().flatten().and_then(|text| DataDisk::parse(&text)),
     }
+}
+
+fn empty_files(root: &Root) -> Vec<String> {
+    let is_empty = |path: &String| matches!(root.plain_size(path), Ok(Some(0)));
+    let builds = root.list(empty::UNPACKED).unwrap_or_default();
+    let builds = builds.into_iter().filter(|name| empty::is_unpacked(name));
+    let programs = builds.filter_map(|name| {
+        let build = format!("{}/{name}", empty::UNPACKED);
+        let k3s = format!("{build}/bin/k3s");
+        // One is enough to know what the whole is worth.
+        let all = empty::PROGRAMS.iter().flat_map(|place| {
+            let place = format!("{build}/{place}");
+            let names = root.list(&place).unwrap_or_default().into_iter();
+            names.map(move |name| format!("{place}/{name}"))
+        });
+        if root.exists(&k3s) { all.into_iter().find(is_empty) } else { Some(k3s) }
+    });
+    empty::known().filter(is_empty).chain(programs).collect()
 }
 
 /// Of a change that was cut, the token before it: that is what the record in the
@@ -70,10 +92,27 @@ pub fn agent_token(root: &Root) -> Option<String> {
     (!password.is_empty()).then(|| fingerprint(password.as_bytes()))
 }
 
-/// `K10HASH::server:PASSWORD`, as k3s writes it (k3s: pkg/server/server.go).
-fn token_file(root: &Root) -> Option<String> {
+/// Names the password in `server/token`: `K10HASH::server:PASSWORD`, as k3s writes
+/// it (k3s: pkg/server/server.go).
+#[must_use]
+pub fn token_file(root: &Root) -> Option<String> {
     let text = root.read_text(&format!("{K3S_DATA}/server/token")).ok().flatten()?;
     let (_, password) = text.trim_end().strip_prefix("K10")?.split_once("::server:")?;
+    (!password.is_empty()).then(|| fingerprint(password.as_bytes()))
+}
+
+/// Names the server token with which a k3s of these values starts; none where they
+/// are an agent's, or name no file that can be read. A file may hold the password
+/// alone (k3s: pkg/clientaccess/token.go).
+#[must_use]
+pub fn token_of_start(root: &Root, unit: &str, effective: Option<&Effective>) -> Option<String> {
+    let path = effective?.first("token-file").filter(|_| unit == units::K3S)?;
+    let text = root.read_text(path).ok().flatten()?;
+    let text = text.trim();
+    let password = match text.strip_prefix("K10") {
+        Some(full) => full.split_once("::server:")?.1,
+        None => text,
+    };
     (!password.is_empty()).then(|| fingerprint(password.as_bytes()))
 }
 

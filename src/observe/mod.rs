@@ -24,6 +24,7 @@ pub mod routes;
 pub mod runtime;
 pub mod storage;
 pub mod store;
+pub mod strangers;
 pub mod system;
 mod text;
 mod versions;

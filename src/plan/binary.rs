@@ -110,12 +110,32 @@ pub fn damaged(path: &str, record: &Record, size: Option<u64>) -> Refusal {
 /// A binary whose digest is another one, for people.
 #[must_use]
 pub fn changed(path: &str) -> Refusal {
-    let reason = format!("{path} is not the file any more that was verified: its SHA-256 is another one");
+    let reason = format!("{path} is no longer the file that was verified: its SHA-256 differs");
     Refusal::new("EB-k3s-damaged", reason, restored())
 }
 
+/// A binary that systemd may not start where SELinux enforces, for people; `label` is
+/// what `stat -c %C` prints. k3s's own policy knows `/usr/local/bin/k3s` as a file
+/// (k3s-selinux: policy/centos9/k3s.fc), and ours is a link into the store.
+#[must_use]
+pub fn mislabelled(path: &str, label: &str) -> Option<Refusal> {
+    let kind = label.split(':').nth(2)?;
+    let may_start = matches!(kind, "bin_t" | "usr_t") || kind.ends_with("_exec_t");
+    (!may_start).then(|| {
+        let store = paths::K3S_STORE;
+        Refusal::new(
+            "EB-k3s-label",
+            format!("SELinux enforces, and {path} is {kind}: systemd may not start it (203/EXEC)"),
+            format!("`semanage fcontext -a -t bin_t '{store}(/.*)?'` and `restorecon -R {store}`; later versions get the label of their directory"),
+        )
+    })
+}
+
 fn restored() -> String {
-    format!("it is brought again by itself; without a network: put the file into {}", paths::IMPORT)
+    format!(
+        "edge-bootstrap fetches it again by itself; without a network, put the file into {}",
+        paths::IMPORT
+    )
 }
 
 /// Why a program is not the wanted k3s, by what it printed as its version.
@@ -217,6 +237,14 @@ mod tests {
         assert_eq!(other, "it says that it is v1.31.4+k3s2, wanted v1.31.4+k3s1");
         assert_eq!(says("bash 5\n").unwrap_err(), "it is no k3s: as its version it prints `bash 5`");
         assert_eq!(printed_version("k3s version dev (HEAD)"), None);
+    }
+
+    #[test]
+    fn a_label_with_which_systemd_may_not_start_it_is_told() {
+        let told = |kind: &str| mislabelled("/k3s", &format!("system_u:object_r:{kind}:s0")).is_some();
+        assert!(told("var_lib_t") && told("default_t") && told("user_home_t"));
+        assert!(!told("bin_t") && !told("container_runtime_exec_t") && !told("usr_t"));
+        assert_eq!(mislabelled("/k3s", "?"), None, "a file system without labels");
     }
 
     #[test]

@@ -144,9 +144,10 @@ pub(super) fn render(
     let layers = inputs.facts.runtime.k3s.drop_ins.known().map_or(&[][..], Vec::as_slice);
     notes.extend(keys::drop_in_notes(layers, (&duty.k3s.version, duty.role)));
     let (now, disk) = (effective(&entries, inputs), inputs.facts.runtime.k3s.data_disk.as_ref());
-    notes.extend(etcd::tune(&mut entries, &now, disk, duty));
+    let tuned = etcd::tune(&mut entries, &now, disk, duty);
     let sides = sides(inputs, duty);
     let effective = effective(&entries, inputs);
+    notes.extend(etcd::told(tuned, &effective));
     kubelet_args_hold(&effective, &runtime.kubelet_args(inputs, duty))?;
     Ok(Rendered { entries, sides, effective, notes })
 }
@@ -260,7 +261,7 @@ fn owned_key(key: &str) -> Refusal {
     Refusal::new(
         "EB-k3s-key",
         format!("`k3s.config` sets {key}, which the plan itself decides"),
-        "remove it there",
+        format!("remove {key} from `k3s.config` at the central service"),
     )
 }
 
@@ -323,14 +324,28 @@ fn kubelet_args_hold(effective: &Effective, needed: &[String]) -> Result<(), Ref
         let is_named = |value: &&String| value.split('=').next() == Some(name);
         let found: Vec<&String> = effective.all("kubelet-arg").iter().filter(is_named).collect();
         if found != [arg] {
-            return Err(Refusal::new(
-                "EB-override",
-                format!("kubelet-arg with its drop-ins says {found:?}, and containerd needs {arg}"),
-                format!("leave {name} alone; `kubelet-arg+` in config.yaml.d adds, `kubelet-arg` replaces"),
-            ));
+            return Err(kubelet_arg_refused(&found, name, arg));
         }
     }
     Ok(())
+}
+
+fn kubelet_arg_refused(found: &[&String], name: &str, needed: &str) -> Refusal {
+    let dir = paths::K3S_CONFIG_DIR;
+    if found.is_empty() {
+        return Refusal::new(
+            "EB-override",
+            format!("a file in {dir} replaces the list kubelet-arg, in which containerd needs {needed}"),
+            "write `kubelet-arg+` instead of `kubelet-arg` in that file: it adds to the list",
+        );
+    }
+    Refusal::new(
+        "EB-override",
+        format!("kubelet-arg sets {found:?}, and containerd needs {needed} alone"),
+        format!(
+            "remove {name} from `kubelet-arg` in the files in {dir} and in `k3s.config` of the assignment"
+        ),
+    )
 }
 
 impl Rendered {

@@ -4,7 +4,8 @@
 //! what is there and empty (k3s: pkg/daemons/control/deps/deps.go `exists`).
 //! Owns which empty files go before k3s starts, and which only a person can
 //! bring back. Names no file that holds something but the certificate of an
-//! empty kubeconfig: k3s writes that only together with its certificate.
+//! empty kubeconfig, which k3s writes only together with it, and the directory in
+//! which one of k3s's programs is empty: k3s unpacks all of them or none.
 
 use std::net::IpAddr;
 
@@ -121,6 +122,9 @@ fn sources() -> impl Iterator<Item = (String, Source)> {
 }
 
 fn source(path: &str) -> Option<Source> {
+    if unpacked_with(path).is_some() {
+        return Some(Source::K3s);
+    }
     let name = path.strip_prefix(K3S_DATA)?.strip_prefix('/')?;
     sources().find(|(known, _)| known == name).map(|(_, source)| source)
 }
@@ -132,6 +136,28 @@ pub fn issued_with(path: &str) -> Option<String> {
     let name = path.strip_prefix(K3S_DATA)?.strip_prefix('/')?;
     let (_, certificate) = KUBECONFIGS.into_iter().find(|(known, _)| *known == name)?;
     Some(format!("{K3S_DATA}/{certificate}"))
+}
+
+/// Where k3s unpacks its programs, one directory for each build of it.
+pub const UNPACKED: &str = "/var/lib/rancher/k3s/data";
+/// Where they lie below that directory; k3s is the one without which it ends.
+pub const PROGRAMS: [&str; 2] = ["bin", "bin/aux"];
+
+/// Whether k3s gives this name to what it unpacks: the digest of its archive
+/// (k3s: cmd/k3s/main.go `getAssetAndDir`).
+#[must_use]
+pub fn is_unpacked(name: &str) -> bool {
+    name.len() == 64 && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// The directory that k3s unpacked as a whole, for a program in it. Where it is
+/// there k3s takes it for complete, whatever is in it (k3s: cmd/k3s/main.go `extract`).
+#[must_use]
+pub fn unpacked_with(path: &str) -> Option<&str> {
+    let rest = path.strip_prefix(UNPACKED)?.strip_prefix('/')?;
+    let (name, program) = rest.split_once('/').filter(|(name, _)| is_unpacked(name))?;
+    let is_program = program.starts_with("bin/") && !program.contains("..");
+    is_program.then(|| path.get(..UNPACKED.len() + 1 + name.len()))?
 }
 
 /// Whether a plan may remove this file where it is empty.
@@ -226,7 +252,7 @@ fn by_hand(path: &str, ip: IpAddr) -> String {
     let name = path.rsplit('/').next().unwrap_or_default();
     match name {
         "name" => format!(
-            "write the member's name into it: `k3s etcdctl member list` or the Node's annotation etcd.k3s.cattle.io/node-name on another server, for {ip}"
+            "write the member's name into it: on another server `k3s kubectl describe node` shows it as the annotation etcd.k3s.cattle.io/node-name of the Node with {ip}"
         ),
         "db" => "replace this server, or restore a snapshot where it is the only one (docs/replacement.md)"
             .to_owned(),

@@ -90,6 +90,29 @@ fn an_empty_kubeconfig_takes_its_certificate_along() {
 }
 
 #[test]
+fn what_k3s_unpacked_goes_as_a_whole_and_only_by_the_names_that_k3s_gives() {
+    let build = format!("data/{}", "5d".repeat(32));
+    let program = format!("{build}/bin/aux/mount");
+    let paths = [&program, LEAF].map(|name| format!("{K3S_DATA}/{name}"));
+    assert_eq!(unpacked_with(&paths[0]), Some(format!("{K3S_DATA}/{build}").as_str()));
+    assert_eq!((unpacked_with(&paths[1]), may_go(&paths[0])), (None, true));
+    for (role, start) in [(Role::Agent, Start::Agent), (Role::Server, Start::Member)] {
+        assert_eq!(goes(&host(&[&program]), &assignment(role, "v1.22.17+k3s1"), start), [program.as_str()]);
+    }
+    let short = "5d".repeat(31);
+    for other in [
+        "data/cni/bin/bridge".to_owned(),
+        format!("data/{short}/bin/k3s"),
+        format!("{build}-tmp/bin/k3s"),
+        format!("{build}/bin/../../x"),
+        build.clone(),
+        format!("{build}/bin"),
+    ] {
+        assert!(!may_go(&format!("{K3S_DATA}/{other}")), "{other}");
+    }
+}
+
+#[test]
 fn what_goes_is_told_and_what_nobody_can_make_anew_fails() {
     let server = assignment(Role::Server, "v1.36.2+k3s1");
     let local = Local::default();

@@ -15,6 +15,9 @@ const KEY: &str = "etcd-arg";
 const HEARTBEAT: &str = "heartbeat-interval=";
 const ELECTION: &str = "election-timeout=";
 
+const REPLACED: &str = "the disk of etcd is slow, and a file in /etc/rancher/k3s/config.yaml.d replaces the list etcd-arg: \
+     etcd keeps its short intervals; write `etcd-arg+` there, which adds to the list";
+
 /// From which 99th percentile on, in microseconds, which heartbeat and election
 /// intervals are set, in milliseconds. Below the first k3s's own stand: 500 and
 /// 5000 (k3s: pkg/etcd/etcd.go), five writes of 100 ms for a heartbeat. etcd
@@ -57,7 +60,7 @@ pub(super) fn tune(
         return None;
     }
     if now.all(KEY).iter().any(|value| is_interval(value)) {
-        return Some("somebody has set etcd's intervals: those of the measured disk are not used".to_owned());
+        return Some("etcd's intervals are set by hand: those for the measured disk are not used".to_owned());
     }
     let ours = [format!("{HEARTBEAT}{heartbeat}"), format!("{ELECTION}{election}")];
     match entries.iter_mut().find(|(key, _)| key == KEY) {
@@ -70,8 +73,15 @@ pub(super) fn tune(
         None => entries.push((KEY.to_owned(), Value::List(ours.into()))),
     }
     Some(format!(
-        "etcd's intervals are {heartbeat} and {election} ms from k3s's next start on: its disk is slow"
+        "the disk of etcd is slow: from k3s's next start on its heartbeat interval is {heartbeat} ms and its election timeout {election} ms"
     ))
+}
+
+/// What [`tune`] says, where that comes true: a file of an operator's may replace the
+/// whole list. `effective` is what k3s reads with it.
+pub(super) fn told(note: Option<String>, effective: &Effective) -> Option<String> {
+    let comes_true = effective.all(KEY).iter().any(|value| is_interval(value));
+    note.map(|note| if comes_true { note } else { REPLACED.to_owned() })
 }
 
 /// Whether this `etcd-arg` sets one of the intervals: that matters at the next
@@ -147,6 +157,18 @@ mod tests {
                 assert!(seen[1..].iter().all(|level| *level == seen[1]), "{one} {other} {seen:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_list_that_somebody_replaces_is_told_as_what_it_is() {
+        let said = |text: &str| {
+            let mut effective = Effective::default();
+            effective.merge(text).unwrap();
+            told(Some("tuned".to_owned()), &effective).unwrap()
+        };
+        assert_eq!(said("etcd-arg: [a=b, heartbeat-interval=1000]"), "tuned");
+        assert!(said("etcd-arg: [a=b]").contains("`etcd-arg+`"));
+        assert_eq!(told(None, &Effective::default()), None);
     }
 
     #[test]

@@ -204,7 +204,7 @@ pub fn pins_ca(is_pinned: bool) -> Option<Refusal> {
     (!is_pinned).then(|| {
         Refusal::new(
             "EB-token-unpinned",
-            "k3s would join a server with a token that names no CA, and so whoever answers there",
+            "the token names no CA: k3s would join whoever answers at the server's address",
             "`edge-bootstrap apply` writes the token anew",
         )
     })
@@ -234,8 +234,8 @@ fn no_lease() -> Refusal {
 fn external() -> Refusal {
     Refusal::new(
         "EB-override",
-        "datastore-endpoint is set, with which k3s would run on another datastore",
-        "remove it; this host's datastore is its own etcd",
+        "datastore-endpoint is set: k3s would run on another datastore than this host's own etcd",
+        "remove datastore-endpoint from k3s's configuration on this host",
     )
 }
 
@@ -282,7 +282,7 @@ pub fn agent_has_server(effective: &Effective) -> Option<Refusal> {
     last(effective, "server").is_empty().then(|| {
         Refusal::new(
             "EB-server-missing",
-            "the configuration of this agent names no server, at which k3s would end",
+            "the configuration of this agent names no server; k3s would exit with an error",
             "`edge-bootstrap apply` writes it anew",
         )
     })
@@ -361,12 +361,12 @@ fn breaks(key: &str, value: &str, identity: &PinnedIdentity) -> Option<&'static 
         "data-dir" if value.trim_end_matches('/') != paths::K3S_DATA => {
             Some("k3s would start on another directory and without this host's datastore")
         }
-        "cluster-reset" if truth(value) => Some("every start would reset the membership of the cluster"),
+        "cluster-reset" if is_on(value) => Some("every start would reset the membership of the cluster"),
         "cluster-reset-restore-path" if !value.is_empty() => {
             Some("a start would replace the datastore by a snapshot")
         }
-        "disable-etcd" if truth(value) => Some("this server would run without its datastore"),
-        "with-node-id" if truth(value) => Some("the node would get another name"),
+        "disable-etcd" if is_on(value) => Some("this server would run without its datastore"),
+        "with-node-id" if is_on(value) => Some("the node would get another name"),
         "node-name" if !value.eq_ignore_ascii_case(&identity.node_name) => {
             Some("the node would get another name than the pinned one")
         }
@@ -405,10 +405,9 @@ fn last<'a>(effective: &'a Effective, key: &str) -> &'a str {
 }
 
 fn is_true(effective: &Effective, key: &str) -> bool {
-    truth(last(effective, key))
+    is_on(last(effective, key))
 }
 
-/// As Go's `strconv.ParseBool`, which reads k3s's switches.
-fn truth(value: &str) -> bool {
-    ["1", "t", "T", "true", "TRUE", "True"].contains(&value)
+fn is_on(value: &str) -> bool {
+    keys::values::truth(value) == Some(true)
 }

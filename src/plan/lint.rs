@@ -82,7 +82,7 @@ fn outside(path: &str) -> Refusal {
     Refusal::new("EB-lint-place", format!("the plan writes {path:?}, which is no place of ours"), REPORT)
 }
 
-const REPORT: &str = "this is a fault of edge-bootstrap: nothing was changed, report it";
+const REPORT: &str = "this is a defect of edge-bootstrap: nothing was changed; please report it";
 
 /// No secret in a file that others can read, and none in what people see (invariant 9).
 fn secrets(plan: &Plan, inputs: Inputs<'_>) -> Vec<Refusal> {
@@ -200,18 +200,19 @@ fn init_is_rightful(effective: &Effective, inputs: Inputs<'_>) -> Option<Refusal
     })
 }
 
-/// Operators' drop-ins must not touch identity or membership.
+/// Operators' drop-ins must not touch identity, membership or the ports of k3s.
 fn guarded(inputs: Inputs<'_>) -> Option<Refusal> {
     let layers = inputs.facts.runtime.k3s.drop_ins.known()?;
+    let role = inputs.assignment.role();
     let mut keys = layers.iter().flat_map(|layer| layer.keys()).map(|key| key.trim_end_matches('+'));
-    keys.find(|key| keys::is_guarded(key)).map(|key| {
+    keys.find(|key| keys::is_guarded(key, role)).map(|key| {
         Refusal::new(
             "EB-override",
             format!(
-                "a file in {} sets {key}, which would break the identity or membership of this node",
+                "a file in {} sets {key}, which decides who this node is, what it belongs to or where it is reached",
                 paths::K3S_CONFIG_DIR
             ),
-            "remove that key there",
+            format!("remove {key} from that file"),
         )
     })
 }
@@ -279,7 +280,7 @@ fn unreadable(inputs: Inputs<'_>) -> Option<Refusal> {
         Refusal::new(
             "EB-override",
             format!("{} cannot be read: {reason}", paths::K3S_CONFIG_DIR),
-            "correct the file; k3s would end at it too",
+            "correct that file; k3s would exit with an error as well",
         )
     })
 }

@@ -38,6 +38,7 @@ pub mod store;
 pub mod suspects;
 pub mod time;
 pub mod tokens;
+pub mod trial;
 pub mod turn;
 pub mod units;
 pub mod upgrade;

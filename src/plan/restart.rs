@@ -2,11 +2,12 @@
 //!
 //! Owns invariant 10: nothing restarts a running k3s unless an effective value
 //! that it reads changed, compared per key after parsing; keys that matter only
-//! at the next start never do. A server of a room with other servers does not
+//! at the next start never do; of a token file, once k3s itself has taken what it
+//! holds. A server of a room with other servers does not
 //! restart here at all: the change waits.
 
 use super::item::{PlannedFile, PlannedGeneration, PlannedUnit, Wanted};
-use super::{Inputs, etcd, keys, members, units};
+use super::{Inputs, etcd, keys, members, tokens, units};
 use crate::facts::k3s_config::Effective;
 use crate::facts::runtime::Unit;
 use crate::ordered::Ordered as _;
@@ -107,7 +108,7 @@ fn k3s_restart(inputs: Inputs<'_>, duty: &Duty, planned: &Effective, binary: Opt
     if !changed.is_empty() {
         return Some(format!("changed: {}", changed.join(", ")));
     }
-    other_binary(inputs, duty, binary?)
+    tokens::restart(inputs.facts, duty).map(str::to_owned).or_else(|| other_binary(inputs, duty, binary?))
 }
 
 /// A removed member that has not come to READY serves nobody and waits to be

@@ -177,28 +177,45 @@ impl Case<'_> {
         }
     }
 
-    /// Why nothing may be done to its Node.
+    /// Why nothing may be done to its Node. Whoever shares its address answers for it,
+    /// so that comes before the question who serves the API there.
     fn objection(&self, node: &SeenNode) -> Option<Next> {
-        if node.name == self.own || node.is_ready || self.seen.serving.contains(&node.name) {
-            let next = "it goes on when that host is off; if it is to stay, retire nothing";
-            return Some(Next::Wait(self.refusal("EB-retired-live", "it is up", next)));
+        if node.name == self.own || node.is_ready {
+            return Some(self.is_up());
         }
-        self.of_another_life(node).or_else(|| self.shared(node)).or_else(|| self.too_few(node))
+        let serves = || self.seen.serving.contains(&node.name).then(|| self.is_up());
+        self.shared(node)
+            .or_else(serves)
+            .or_else(|| self.of_another_life(node))
+            .or_else(|| self.too_few(node))
+    }
+
+    fn is_up(&self) -> Next {
+        let next = "switch that host off, and it goes on by itself; a host that is to stay needs a new key: \
+                    `edge-bootstrap reset --forget --yes` there";
+        Next::Wait(self.refusal("EB-retired-live", "it is up", next))
     }
 
     fn of_another_life(&self, node: &SeenNode) -> Option<Next> {
         let (meant, found) = (self.leaver.member.as_ref()?.as_str(), node.member.as_deref()?);
         (meant != found).then(|| {
             let reason = format!("its Node stands for the etcd member {found}, and {meant} was retired");
-            let next = "look at the Node; remove it by hand only when no live server has that member";
-            Next::Refuse(self.refusal("EB-retired-other", &reason, next))
+            let next = format!(
+                "look at `k3s kubectl describe node {}`; delete that Node by hand only when no live server is {found}",
+                node.name
+            );
+            Next::Refuse(self.refusal("EB-retired-other", &reason, &next))
         })
     }
 
     fn shared(&self, node: &SeenNode) -> Option<Next> {
         let other = self.seen.nodes.iter().find(|other| self.counts(other) && shares(node, other))?;
-        let reason = format!("its Node has the etcd member or an address of Node {}", other.name);
-        let next = "removing it could take the live member; it stays (invariant 7)";
+        let reason = format!(
+            "its Node has the same etcd member or address as Node {}, and k3s could remove the live member with it",
+            other.name
+        );
+        let next = "compare both with `k3s kubectl get nodes -o wide`, and give the live host its recorded name back; \
+                    until then nothing is removed";
         Some(Next::Refuse(self.refusal("EB-retired-shared", &reason, next)))
     }
 
@@ -219,8 +236,11 @@ impl Case<'_> {
         let voters: Vec<&SeenNode> = self.seen.nodes.iter().filter(is_voter).collect();
         let healthy = voters.iter().filter(|it| self.seen.serving.contains(&it.name)).count();
         (healthy * 2 <= voters.len()).then(|| {
-            let reason = format!("{healthy} of the {} other members of etcd are healthy", voters.len());
-            let next = "it goes on when more than half of them are";
+            let reason = format!(
+                "only {healthy} of the {} other members of etcd are healthy, and more than half must be",
+                voters.len()
+            );
+            let next = "bring the other servers up, and it goes on by itself";
             Next::Refuse(self.refusal("EB-retired-quorum", &reason, next))
         })
     }

@@ -88,6 +88,16 @@ fn servers(inputs: Inputs<'_>, pinned: &PinnedIdentity) -> Vec<String> {
 }
 
 fn nobody_stays(pinned: &PinnedIdentity) -> Refusal {
+    if has_left(pinned) {
+        return Refusal::new(
+            "EB-leave-server",
+            format!(
+                "etcd has removed {}, and no other server of the cluster is known that would take its Node off the list of servers",
+                pinned.node_name
+            ),
+            "name a server of the cluster in the assignment; until then k3s stays down here, and nothing is deleted",
+        );
+    }
     Refusal::new(
         "EB-leave-server",
         format!(
@@ -95,7 +105,8 @@ fn nobody_stays(pinned: &PinnedIdentity) -> Refusal {
              the last server never leaves",
             pinned.node_name
         ),
-        "bring another server up first, or move the role back; k3s goes on as it is",
+        "bring another server up and name it in the assignment, or give this host the server role back; \
+         until then k3s goes on as it is",
     )
 }
 
@@ -133,7 +144,7 @@ fn after(inputs: Inputs<'_>, duty: &Duty, departure: &PlannedDeparture) -> Resul
 }
 
 fn first(broken: Vec<Refusal>) -> WaitingOn {
-    let lint = || Refusal::new("EB-lint", "the plan of the new role breaks an invariant", "report it");
+    let lint = || Refusal::new("EB-lint", "the plan of the new role breaks an invariant", "please report it");
     broken.into_iter().next().unwrap_or_else(lint).into()
 }
 
@@ -188,7 +199,7 @@ pub(super) fn cannot_join(duty: &Duty, pinned: &PinnedIdentity) -> Option<Refusa
     Some(Refusal::new(
         "EB-role-change",
         format!("the assignment makes {} a {}, and {reason}", pinned.node_name, duty.role),
-        "correct the assignment at the central service; this node goes on as it is",
+        "correct the assignment at the central service; until then this node goes on as it is",
     ))
 }
 

@@ -72,7 +72,12 @@ fn a_server_leaves_etcd_before_its_files_go() {
     }
     let none = assignment(Role::None, &[], 1);
     let mut facts = facts(&joined(Role::Server, None));
-    assert_eq!(decided(&facts, &none).0.unwrap_err().code(), "EB-leave-server");
+    let alone = decided(&facts, &none).0.unwrap_err().words();
+    assert!(alone.code == "EB-leave-server" && alone.next.ends_with("k3s goes on as it is"), "{alone}");
+    facts.runtime.identity = Fact::Known(Some(joined(Role::Server, Some(Departure::Left))));
+    let down = decided(&facts, &none).0.unwrap_err().words();
+    assert!(down.code == "EB-leave-server" && down.next.contains("k3s stays down"), "{down}");
+    facts.runtime.identity = Fact::Known(Some(joined(Role::Server, None)));
     let mut own = crate::facts::k3s_config::Effective::default();
     own.merge("server: https://172.16.36.3:6443").unwrap();
     facts.runtime.k3s.effective = Fact::Known(own);

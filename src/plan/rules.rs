@@ -84,12 +84,16 @@ fn keeps_identity(inputs: Inputs<'_>, duty: &Duty) -> Option<Refusal> {
 fn datastore_is_of_this_epoch(inputs: Inputs<'_>, duty: &Duty) -> Option<Refusal> {
     let present = inputs.facts.runtime.k3s.has_datastore.known() == Some(&true);
     let pinned = pinned(inputs.facts).filter(|_| present && duty.role == Role::Server)?;
-    (pinned.epoch != duty.cluster.epoch).then(|| {
-        Refusal::new(
-            "EB-datastore-epoch",
-            format!("the datastore on this host is of epoch {}, the assignment of epoch {}", pinned.epoch, duty.cluster.epoch),
-            "keep a copy of /var/lib/rancher/k3s/server/db and move it away, or put the epoch back at the central service",
-        )
+    let (own, told) = (pinned.epoch, duty.cluster.epoch);
+    (own != told).then(|| {
+        let next = if told < own {
+            // A central service that was restored from a backup says so.
+            format!("raise the site's epoch to {own} at the central service; nothing is deleted, and k3s is not started before")
+        } else {
+            "move /var/lib/rancher/k3s/server/db aside and keep it, or correct the epoch at the central service".to_owned()
+        };
+        let reason = format!("the datastore on this host is of epoch {own}, the assignment of epoch {told}");
+        Refusal::new("EB-datastore-epoch", reason, next)
     })
 }
 
@@ -230,8 +234,8 @@ pub fn token_is_named(effective: &Effective) -> Option<Refusal> {
     (!named).then(|| {
         Refusal::new(
             "EB-token-missing",
-            "config.yaml names no token, with which k3s would start a cluster of its own",
-            "edge-bootstrap apply",
+            "config.yaml names no token; without one k3s would start a cluster of its own",
+            "`edge-bootstrap apply` writes it anew",
         )
     })
 }
@@ -245,8 +249,8 @@ pub fn keys_fit(effective: &Effective, role: Role) -> Option<Refusal> {
     effective.0.keys().find(|key| keys::is_server_only(key)).map(|key| {
         Refusal::new(
             "EB-server-key",
-            format!("{key} is set, which an agent does not know and would end at"),
-            "remove it from /etc/rancher/k3s/config.yaml.d",
+            format!("{key} is set, which only a server knows: an agent would exit with an error"),
+            format!("remove {key} from the files in /etc/rancher/k3s/config.yaml.d"),
         )
     })
 }

@@ -4,7 +4,8 @@
 //! (k3s: pkg/cluster/storage.go), so a member that starts with another one than
 //! the record's does not come up. A new token of the assignment therefore stays
 //! out of the token file until k3s on this host holds it. Says when it can be
-//! made to, and changes no token.
+//! made to, and when a server must be started anew to know who asks by the token
+//! that it has taken. Changes no token.
 
 use super::refusal::Refusal;
 use crate::facts::HostFacts;
@@ -13,12 +14,15 @@ use crate::role::words::TokenText;
 use crate::role::{Duty, Role};
 use crate::wire::secret::fingerprint;
 
-/// A start that failed this often with the former token is tried with the new
+/// A k3s that ended this often with the former token is tried with the new
 /// one: the cluster may have changed it while this host was down.
 const TOO_MANY_RESTARTS: u32 = 3;
 /// After so many starts with one of both the other one has its turn: whatever else
 /// kept k3s from starting must not leave it with a token that the cluster never had.
 const TURN: u32 = 12;
+
+/// Why a server restarts that has taken another token since its start.
+pub const FORMER: &str = "k3s still takes joins by the former server token";
 
 /// How the token that k3s holds on this host stands to the assignment's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,15 +52,38 @@ pub struct Change<'a> {
     pub new: &'a TokenText,
 }
 
-/// The change that is due, where k3s runs and is new enough for it.
+/// The change that is due, where k3s runs and is new enough for it. One that was
+/// started with yet another token would refuse whoever shows one of these two.
 #[must_use]
 pub fn change<'a>(facts: &HostFacts, duty: &'a Duty) -> Option<Change<'a>> {
-    let unit = facts.runtime.units.get("k3s").and_then(|unit| unit.known());
-    let runs = unit.is_some_and(|unit| unit.active == "active");
     let version = facts.runtime.k3s.version.known()?.as_deref()?.parse().ok()?;
-    let is_due = runs && can_change(&version) && held(facts, duty) == Held::Former;
+    let is_due = runs(facts) && can_change(&version) && held(facts, duty) == Held::Former;
     is_due.then_some(())?;
-    Some(Change { held: duty.join.previous_server.as_ref()?, new: duty.join.server.as_ref()? })
+    let change = Change { held: duty.join.previous_server.as_ref()?, new: duty.join.server.as_ref()? };
+    let started = facts.runtime.k3s.started_token.as_ref();
+    let is_known = started.is_none_or(|started| [change.held, change.new].map(name).contains(started));
+    is_known.then_some(change)
+}
+
+/// Why a running server must be started anew: it has taken the token of its token
+/// file since its start, and knows who asks by the token of its start (k3s:
+/// pkg/authenticator). An agent goes on with its certificates. Of a start that
+/// recorded no token nothing is known, and nothing restarts for it.
+pub(super) fn restart(facts: &HostFacts, duty: &Duty) -> Option<&'static str> {
+    let k3s = &facts.runtime.k3s;
+    let wanted = of_server(facts, duty).filter(|_| duty.role == Role::Server).map(name)?;
+    let is_taken = k3s.server_token.as_ref() == Some(&wanted);
+    let is_former = k3s.started_token.as_ref().is_some_and(|started| *started != wanted);
+    (runs(facts) && is_taken && is_former).then_some(FORMER)
+}
+
+fn name(token: &TokenText) -> String {
+    fingerprint(token.as_str().as_bytes())
+}
+
+fn runs(facts: &HostFacts) -> bool {
+    let unit = facts.runtime.units.get("k3s").and_then(|unit| unit.known());
+    unit.is_some_and(|unit| unit.active == "active")
 }
 
 /// From these versions on the change reaches the record in the datastore and the
@@ -77,6 +104,10 @@ pub fn finding(facts: &HostFacts, duty: &Duty) -> Option<Refusal> {
         Held::Former if change(facts, duty).is_some() => (
             "the assignment has a new server token, and k3s on this host still holds the one before",
             "it is changed by itself, on one server after the other",
+        ),
+        Held::Former if restart(facts, duty).is_some() => (
+            "the assignment has a new server token, and k3s on this host still takes joins by one before the last",
+            "it is changed by itself after the restart that is due",
         ),
         Held::Former => (
             "the assignment has a new server token, and k3s on this host still holds the one before: it stays in the token file",
@@ -101,9 +132,7 @@ fn held(facts: &HostFacts, duty: &Duty) -> Held {
     let k3s = &facts.runtime.k3s;
     let is_member = duty.role == Role::Server && k3s.has_datastore.known() == Some(&true);
     let Some(now) = k3s.server_token.as_deref().filter(|_| is_member) else { return Held::Assigned };
-    let is = |token: &Option<TokenText>| {
-        token.as_ref().is_some_and(|token| fingerprint(token.as_str().as_bytes()) == now)
-    };
+    let is = |token: &Option<TokenText>| token.as_ref().is_some_and(|token| name(token) == now);
     if duty.join.server.is_none() || is(&duty.join.server) {
         Held::Assigned
     } else if !is(&duty.join.previous_server) {
@@ -116,13 +145,8 @@ fn held(facts: &HostFacts, duty: &Duty) -> Held {
 }
 
 fn starts_in_vain(facts: &HostFacts) -> bool {
-    let unit = facts.runtime.units.get("k3s").and_then(|unit| unit.known());
-    unit.is_some_and(|unit| {
-        let restarts = unit.restarts.known().copied().unwrap_or(0);
-        let in_turn =
-            restarts.checked_sub(TOO_MANY_RESTARTS).is_some_and(|since| (since / TURN).is_multiple_of(2));
-        unit.active != "active" && in_turn
-    })
+    let since = facts.runtime.ends("k3s").checked_sub(TOO_MANY_RESTARTS);
+    !runs(facts) && since.is_some_and(|since| (since / TURN).is_multiple_of(2))
 }
 
 #[cfg(test)]
@@ -199,6 +223,39 @@ mod tests {
     }
 
     #[test]
+    fn a_server_that_took_the_token_since_its_start_restarts_once_and_nobody_else_does() {
+        let new = assignment("new-token", Some("old-token"));
+        let duty = new.duty.as_ref().unwrap();
+        let (one, two, three) = ("old-token", "new-token", "oldest-token");
+        let restarts = |holds: &str, started: Option<&str>, active: &str| {
+            let mut facts = host(Some(holds));
+            let unit = Unit { active: active.to_owned(), ..Unit::default() };
+            facts.runtime.units.insert("k3s".to_owned(), Fact::Known(unit));
+            facts.runtime.k3s.version = Fact::Known(Some("v1.36.2+k3s1".to_owned()));
+            facts.runtime.k3s.started_token = started.map(|token| fingerprint(token.as_bytes()));
+            let told = finding(&facts, duty).map(|finding| finding.next);
+            (restart(&facts, duty).is_some(), change(&facts, duty).is_some(), told)
+        };
+        let due = |holds, started| restarts(holds, started, "active").0;
+        assert!(due(two, Some(one)), "it took the new one while it ran");
+        assert!(!due(two, Some(two)), "it was started with it since");
+        assert!(!due(one, Some(one)), "the change comes first");
+        assert!(!due(two, None), "an agent of before recorded none, or the record is lost");
+        assert!(!due("other", Some(one)), "nothing of such an assignment is put in force");
+        assert!(!restarts(two, Some(one), "activating").0 && !restarts(two, Some(one), "inactive").0);
+        // Two changes in a row: it would refuse whoever asks by the last two.
+        let (is_due, is_asked, told) = restarts(one, Some(three), "active");
+        assert!(is_due && !is_asked && told.unwrap().contains("after the restart"));
+        assert!(restarts(one, Some(two), "active").1, "it is asked by the new one");
+
+        let text = include_str!("../../tests/plan/07-agent/assignment.json");
+        let agent = parse_payload(text.as_bytes()).unwrap();
+        let mut facts = host(Some(two));
+        facts.runtime.k3s.started_token = Some(fingerprint(b"old-token"));
+        assert_eq!(restart(&facts, agent.duty.as_ref().unwrap()), None);
+    }
+
+    #[test]
     fn a_host_without_a_datastore_or_a_token_takes_the_new_one() {
         let new = assignment("new-token", Some("old-token"));
         assert_eq!(decided(&host(None), &new), told("new-token", false));
@@ -227,6 +284,14 @@ mod tests {
         ] {
             facts.runtime.units.insert("k3s".to_owned(), unit(active, restarts));
             assert_eq!(decided(&facts, &new).0, token, "{active} {restarts}");
+        }
+        // What the gate refused was no start of k3s.
+        for (restarts, starts, token) in
+            [(40, 1, "old-token"), (40, 2, "old-token"), (40, 3, "new-token"), (2, 9, "old-token")]
+        {
+            facts.runtime.units.insert("k3s".to_owned(), unit("activating", restarts));
+            facts.runtime.k3s.starts = Some(starts);
+            assert_eq!(decided(&facts, &new).0, token, "{restarts} {starts}");
         }
     }
 }

@@ -81,7 +81,11 @@ pub fn holder(node: &str, id: Option<&str>) -> String {
 pub fn others(own: &str, servers: &[String], nodes: &[Seen]) -> Vec<Other> {
     let of = |server: &String| {
         let host = host(server);
-        nodes.iter().find(|node| node.addresses.iter().any(|address| address == host))
+        // `/etc/hosts` knows the room by name too.
+        let is_there = |node: &&Seen| {
+            node.name.eq_ignore_ascii_case(host) || node.addresses.iter().any(|address| address == host)
+        };
+        nodes.iter().find(is_there)
     };
     let mut all: Vec<Other> = servers
         .iter()
@@ -130,8 +134,8 @@ pub fn may_restart(me: &str, others: &[Other], lease: Option<&Held>) -> Result<(
     // Of n voters n - 1 must still be more than half.
     if others.len() < 2 {
         return Err(Wait::long(
-            "etcd keeps no majority while one of two servers is down, so that a person says when: \
-             `systemctl restart k3s`",
+            "with two servers etcd has no majority while one of them restarts, so a person decides when: \
+             run `systemctl restart k3s` on this host",
         ));
     }
     all_are_well(me, others, lease)
@@ -178,7 +182,8 @@ pub fn is_free(me: &str, lease: Option<&Held>) -> Result<(), Wait> {
 }
 
 fn anothers_turn(held: &Held) -> Wait {
-    Wait::soon(format!("{} has the room's Lease and restarts", node_of(&held.by)))
+    let node = node_of(&held.by);
+    Wait::soon(format!("{node} has the room's Lease, to restart, to leave etcd or to change the token"))
 }
 
 /// Whether a Lease that nobody gave back may be taken. One whose holder is a

@@ -42,7 +42,7 @@ fn an_ill_voter_and_another_hosts_turn_are_waited_for() {
     // Also with the Lease in hand.
     assert!(may_restart("a", &[healthy("b"), ill("c")], Some(&held("a", 9))).is_err());
     let wait = may_restart("a", &[healthy("b"), healthy("c")], Some(&held("b_7", 599))).unwrap_err();
-    assert_eq!(wait, Wait::soon("b has the room's Lease and restarts"));
+    assert_eq!(wait, Wait::soon("b has the room's Lease, to restart, to leave etcd or to change the token"));
 }
 
 #[test]
@@ -81,6 +81,9 @@ fn voters_are_the_assigned_servers_and_every_member() {
     let found = others("a", &["10.0.0.1:6443".to_owned(), "10.0.0.2:6443".to_owned()], &nodes);
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].trouble.as_deref(), Some("it is no member of etcd yet"));
+    // A server that is named by its Node's name instead of its address.
+    let found = others("a", &["B:6443".to_owned()], &[seen("a", "10.0.0.1"), seen("b", "10.0.0.2")]);
+    assert_eq!(found, [Other { address: "B:6443".to_owned(), ..healthy("b") }]);
 }
 
 // === a room of three, with clocks of their own, late news and daemons that die ===

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::item::{PlannedArtifact, PlannedUnit};
 use super::refusal::Refusal;
-use super::{Inputs, keys, node, pinned, units};
+use super::{Inputs, keys, node, pinned, trial, units};
 use crate::facts::HostFacts;
 use crate::facts::runtime::Unit;
 use crate::facts::upgrade::{Attempt, Progress, Started};
@@ -26,9 +26,7 @@ const SERVER: Duration = Duration::from_mins(10);
 /// The same for an agent: Kubernetes takes the pods from a node that is away
 /// for 5 minutes (default toleration of `node.kubernetes.io/unreachable`).
 const AGENT: Duration = Duration::from_mins(4);
-/// A version that was started this often and never came to READY has failed.
-const STARTS: u32 = 3;
-/// The same for boots in which it ran.
+/// A version that ran in so many boots and was never Ready has failed.
 const BOOTS: u32 = 3;
 /// First k3s 1.33 whose etcd, 3.5.26, puts its member lists in order before etcd
 /// 3.6 reads them (k3s-io/k3s#13485, #13493).
@@ -110,6 +108,16 @@ impl PlannedUpgrade {
         }
     }
 
+    /// The record of the upgrade that was begun, for what is assigned now: where keys or
+    /// file have changed since, its budget begins anew and its way back stays.
+    #[must_use]
+    pub fn goes_on(&self, begun: Attempt) -> Attempt {
+        if begun.wish == self.wish {
+            return begun;
+        }
+        Attempt { wish: self.wish.clone(), started: None, ..begun }
+    }
+
     /// Whether `own`, the name of this Node, may try what another may have gone
     /// back from: `failed` is who, and what.
     ///
@@ -158,7 +166,8 @@ pub fn decide(inputs: Inputs<'_>, duty: &Duty) -> Option<PlannedUpgrade> {
     pinned(inputs.facts)?.joined.as_ref()?;
     let to = &duty.k3s.version;
     let wish = wish(duty);
-    let attempt = inputs.facts.runtime.k3s.upgrade.as_ref().filter(|attempt| attempt.wish == wish);
+    let attempt = inputs.facts.runtime.k3s.upgrade.as_ref();
+    let attempt = attempt.filter(|attempt| attempt.wish == wish || is_still_tried(attempt, to));
     if let Some(begun) = attempt.and_then(|attempt| going_on(attempt, to, &wish)) {
         return Some(begun);
     }
@@ -173,6 +182,11 @@ pub fn decide(inputs: Inputs<'_>, duty: &Duty) -> Option<PlannedUpgrade> {
     let reason = words.as_ref().map(|words| words.reason.clone());
     let artifact = artifact.filter(|_| step == Step::Due);
     Some(PlannedUpgrade { from, to: to.clone(), step, reason, artifact, wish, words })
+}
+
+/// What goes on to be tried with other keys or from another file keeps its way back.
+fn is_still_tried(attempt: &Attempt, to: &K3sVersion) -> bool {
+    attempt.state == Progress::Begun && attempt.to == to.as_str()
 }
 
 fn going_on(attempt: &Attempt, to: &K3sVersion, wish: &str) -> Option<PlannedUpgrade> {
@@ -271,8 +285,9 @@ fn step_refused(from: &K3sVersion, to: &K3sVersion, has_etcd: bool) -> Option<Re
     let minor = |version: &K3sVersion| (version.kubernetes.0, version.kubernetes.1);
     let no = |reason: String, next: &str| Some(Refusal::new("EB-upgrade-refused", reason, next));
     if minor(to) < minor(from) {
-        let reason =
-            format!("k3s {from} is in force, and {to} is of an earlier minor: its data do not go back");
+        let reason = format!(
+            "k3s {from} is in force, and {to} is of an earlier minor, which cannot read data of a newer one"
+        );
         return no(reason, "assign the version in force, or a newer one");
     }
     if has_etcd && minor(to) > (from.kubernetes.0, from.minor() + 1) {
@@ -297,10 +312,12 @@ fn step_refused(from: &K3sVersion, to: &K3sVersion, has_etcd: bool) -> Option<Re
 pub struct Seen<'a> {
     /// The host's k3s was started with it.
     pub runs: bool,
-    /// Everything about the node is well.
+    /// Everything about the node is well, and k3s is up for long enough.
     pub is_healthy: bool,
     /// Its unit.
     pub unit: Option<&'a Unit>,
+    /// How often k3s ended by itself since its last start by a job.
+    pub ends: u32,
     /// The gate lets it start.
     pub may_start: bool,
     /// This boot.
@@ -331,8 +348,8 @@ pub fn judge(attempt: &Attempt, role: Role, seen: Seen<'_>) -> Next {
     if seen.is_healthy {
         return Next::Done;
     }
-    let restarts = seen.unit.and_then(|unit| unit.restarts.known().copied()).unwrap_or(0);
-    let started = |boots| Started { boot_id: seen.boot_id.to_owned(), at_s: seen.now_s, restarts, boots };
+    let started =
+        |boots| Started { boot_id: seen.boot_id.to_owned(), at_s: seen.now_s, restarts: seen.ends, boots };
     let Some(since) = &attempt.started else { return Next::Runs(started(1)) };
     if since.boot_id != seen.boot_id {
         return match since.boots {
@@ -340,22 +357,13 @@ pub fn judge(attempt: &Attempt, role: Role, seen: Seen<'_>) -> Next {
             boots => Next::Runs(started(boots + 1)),
         };
     }
-    if let Some(why) = seen.unit.filter(|_| seen.may_start).and_then(|unit| gave_up(unit, restarts, since)) {
+    let unit = seen.unit.filter(|_| seen.may_start);
+    if let Some(why) = unit.and_then(|unit| trial::gave_up(unit, seen.ends, since, trial::ENDS)) {
         return Next::Over(why);
     }
     let budget = if role == Role::Server { SERVER } else { AGENT };
     let is_late = Duration::from_secs(seen.now_s.saturating_sub(since.at_s)) >= budget;
     if is_late { Next::Over(format!("it was not Ready after {} s", budget.as_secs())) } else { Next::Wait }
-}
-
-/// systemd counts anew after a start by hand.
-fn gave_up(unit: &Unit, restarts: u32, since: &Started) -> Option<String> {
-    let count = restarts.checked_sub(since.restarts).unwrap_or(restarts);
-    match unit.active.as_str() {
-        "failed" => Some("its unit has failed".to_owned()),
-        "active" => None,
-        _ => (count >= STARTS).then(|| format!("it ended {count} times before it was up")),
-    }
 }
 
 /// Whether the version before may come back. `untouched`: the datastore is as the
@@ -373,6 +381,21 @@ pub fn may_go_back(attempt: &Attempt, role: Role, untouched: bool) -> Result<(),
     let Attempt { from, to, .. } = attempt;
     Err(format!(
         "there is no way back to {from}: {to} has opened the datastore, and its data do not go back a minor"
+    ))
+}
+
+/// Whether a server whose k3s has not been up for `down` may begin, with so many
+/// `others`: after a power cut all of them are not up yet, and would begin at once.
+///
+/// # Errors
+/// What it waits for.
+pub fn may_begin_while_down(others: usize, down: Duration) -> Result<(), String> {
+    if others == 0 || down >= SERVER {
+        return Ok(());
+    }
+    Err(format!(
+        "k3s is not up yet; beside other servers an upgrade begins when it is, or has not been for {} minutes",
+        SERVER.as_secs() / 60
     ))
 }
 

@@ -28,7 +28,8 @@ fn unit(active: &str, restarts: u32) -> Unit {
 }
 
 fn seen(unit: &Unit, now_s: u64) -> Seen<'_> {
-    Seen { runs: true, is_healthy: false, unit: Some(unit), may_start: true, boot_id: "one", now_s }
+    let ends = unit.restarts.known().copied().unwrap();
+    Seen { runs: true, is_healthy: false, unit: Some(unit), ends, may_start: true, boot_id: "one", now_s }
 }
 
 const A: &str = "v1.36.2+k3s1";
@@ -46,7 +47,7 @@ fn a_server_takes_each_minor_and_nobody_goes_back_a_minor() {
     let skips = says("v1.34.9+k3s1", A, true).unwrap();
     assert!(skips.starts_with("EB-upgrade-refused: ") && skips.ends_with("assign a v1.35 first"), "{skips}");
     for has_etcd in [true, false] {
-        assert!(says(A, "v1.35.9+k3s1", has_etcd).unwrap().contains("do not go back"));
+        assert!(says(A, "v1.35.9+k3s1", has_etcd).unwrap().contains("is of an earlier minor"));
     }
 }
 
@@ -75,7 +76,7 @@ fn a_version_that_ends_again_and_again_has_failed_and_the_gates_refusals_are_not
         |unit: &Unit, may_start| judge(&attempt(A, B), Role::Server, Seen { may_start, ..seen(unit, 130) });
     let over = |words: &str| Next::Over(words.to_owned());
     assert_eq!(after(&unit("activating", 4), true), Next::Wait);
-    assert_eq!(after(&unit("activating", 5), true), over("it ended 3 times before it was up"));
+    assert_eq!(after(&unit("activating", 5), true), over("it ended 3 times before it was well"));
     assert_eq!(after(&unit("activating", 50), false), Next::Wait);
     assert_eq!(after(&unit("active", 50), true), Next::Wait);
     assert_eq!(after(&unit("failed", 0), true), over("its unit has failed"));
@@ -137,6 +138,47 @@ fn an_agent_follows_when_every_server_has_gone() {
     );
     assert!(says(&[Ok(B), Err("connection refused")]).unwrap_err().ends_with("connection refused"));
     assert!(says(&[Ok("")]).unwrap_err().contains("servers go first"));
+}
+
+#[test]
+fn beside_others_a_k3s_that_is_not_up_yet_is_waited_for() {
+    let s = Duration::from_secs;
+    assert_eq!(may_begin_while_down(0, s(0)), Ok(()));
+    assert!(may_begin_while_down(2, s(599)).unwrap_err().contains("10 minutes"));
+    assert_eq!(may_begin_while_down(2, s(600)), Ok(()));
+}
+
+/// What is decided on a host that runs `B`, assigned with these keys, while `attempt` is recorded.
+fn decided(attempt: &Attempt, config: &serde_json::Value) -> Option<PlannedUpgrade> {
+    let text = include_str!("../../tests/plan/01-first-server/assignment.json");
+    let mut payload: serde_json::Value = serde_json::from_str(text).unwrap();
+    payload["k3s"]["version"] = json!(B);
+    payload["k3s"]["config"] = config.clone();
+    let assignment = crate::role::parse_payload(payload.to_string().as_bytes()).unwrap();
+    let joined = Some(crate::facts::runtime::Joined { ca_hash: None, etcd_member: None });
+    let mut facts = HostFacts::default();
+    let pinned = crate::facts::runtime::PinnedIdentity { joined, ..crate::facts::runtime::pinned_server() };
+    facts.runtime.identity = Fact::Known(Some(pinned));
+    facts.runtime.k3s.version = Fact::Known(Some(B.to_owned()));
+    facts.runtime.k3s.upgrade = Some(attempt.clone());
+    let local = crate::plan::Local::default();
+    let inputs = Inputs { facts: &facts, assignment: &assignment, local: &local, confirmed: true };
+    decide(inputs, assignment.duty.as_ref().unwrap())
+}
+
+#[test]
+fn a_try_whose_keys_are_corrected_meanwhile_keeps_its_way_back_and_gets_its_time_again() {
+    let begun = attempt(A, B);
+    let planned = decided(&begun, &json!({"debug": true})).unwrap();
+    assert_eq!((planned.step, planned.from.as_str(), planned.to.as_str()), (Step::Begun, A, B));
+    let goes_on = planned.goes_on(begun.clone());
+    assert_eq!((&goes_on.wish, &goes_on.started), (&planned.wish, &None));
+    // As it was recorded then, it is the same try.
+    let recorded = Attempt { started: begun.started.clone(), ..goes_on };
+    assert_eq!(planned.goes_on(recorded.clone()), recorded);
+    let failed = Attempt { state: Progress::Failed, ..recorded };
+    assert_eq!(decided(&failed, &json!({"debug": true})).unwrap().step, Step::Failed);
+    assert_eq!(decided(&Attempt { state: Progress::Failed, ..begun }, &json!({})), None, "of another wish");
 }
 
 #[test]

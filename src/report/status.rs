@@ -25,7 +25,8 @@ pub struct Status {
     pub host: String,
     /// Where the boot line stands.
     pub phase: Phase,
-    /// Since when it stands there.
+    /// Since when it stands there; empty, and absent in JSON, where no daemon said it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub since: String,
     /// `server`, `agent` or `none`; absent without an assignment.
     #[serde(default)]
@@ -54,6 +55,9 @@ pub struct Status {
     /// What must happen before there can be a plan.
     #[serde(default)]
     pub waiting_on: Option<Waiting>,
+    /// What a node that comes up by itself waits for, as it was seen last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub coming_up: Option<String>,
     /// Why k3s must not start yet.
     #[serde(default)]
     pub hold: Option<Hold>,
@@ -304,6 +308,7 @@ impl Status {
             last_contact: None,
             last_pass: None,
             waiting_on: None,
+            coming_up: None,
             hold: None,
             paused: None,
             allowed: Vec::new(),

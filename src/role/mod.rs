@@ -4,6 +4,7 @@
 //! write into paths, unit files and configuration; all errors of a payload are
 //! reported at once. No I/O.
 
+mod networks;
 pub mod schedule;
 pub mod validate;
 pub mod version;

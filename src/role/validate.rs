@@ -11,6 +11,7 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
+use super::networks;
 use super::schedule::is_schedule;
 use super::words::{Sha256Hex, TokenText, WordError};
 use super::{
@@ -189,6 +190,12 @@ impl Check {
         let node = node.and_then(|node| self.node(node));
         let cluster = cluster.and_then(|cluster| self.cluster(cluster, role));
         let k3s = k3s.and_then(|k3s| self.k3s(k3s));
+        if let (Role::Server, Some(node), Some(cluster)) = (role, &node, &cluster) {
+            self.families(node.ip, cluster);
+            for (field, problem) in k3s.iter().flat_map(|k3s| networks::problems(cluster, k3s)) {
+                self.field(field, problem);
+            }
+        }
         let join = self.join(&payload.join, role);
         let runtime = self.runtime(&payload.runtime);
         let snapshots = payload.etcd.snapshots.as_ref().and_then(|snapshots| self.snapshots(snapshots));
@@ -257,6 +264,21 @@ impl Check {
         }
     }
 
+    /// k3s exits where the networks and the node's address are not of one family
+    /// (k3s: pkg/agent/run.go). An agent is told the networks by its server.
+    fn families(&mut self, ip: IpAddr, cluster: &Cluster) {
+        let networks = [
+            ("cluster.cluster_cidr", &cluster.cluster_cidr),
+            ("cluster.service_cidr", &cluster.service_cidr),
+        ];
+        for (field, text) in networks {
+            let network = crate::facts::network::Cidr::from_str(text);
+            if network.is_ok_and(|network| network.address.is_ipv4() != ip.is_ipv4()) {
+                self.field(field, format!("{text} and node.ip {ip} must both be IPv4 or both be IPv6"));
+            }
+        }
+    }
+
     fn join(&mut self, join: &wire::Join, role: Role) -> Join {
         if role == Role::Agent && join.server_token.is_some() {
             self.field(
@@ -280,7 +302,7 @@ impl Check {
         let word = token.expose().parse().ok();
         if word.is_none() {
             // The value is a secret: the rule is told, never the text.
-            self.field(field, "is not a bare password: 1 to 512 printable characters without spaces or ':', not in K10 form");
+            self.field(field, "is not a bare password: 1 to 512 printable characters without spaces or ':', in no form of k3s's own (K10..., or 6 and 16 characters around a dot)");
         }
         word
     }
@@ -358,6 +380,11 @@ impl Check {
         if !is_schedule(&snapshots.schedule) {
             let problem = "is no schedule like \"0 */6 * * *\": k3s would take no snapshot, and not say so";
             self.field("etcd.snapshots.schedule", problem);
+        }
+        // k3s: pkg/etcd/snapshot.go, snapshotRetention.
+        if snapshots.retention == 0 {
+            let problem = "must be 1 or more: with 0 k3s keeps every snapshot, until the disk is full";
+            self.field("etcd.snapshots.retention", problem);
         }
         let s3 = snapshots.s3.as_ref().and_then(|s3| self.s3(s3));
         Some(Snapshots { schedule: schedule?, retention: snapshots.retention, s3 })
@@ -458,12 +485,37 @@ mod tests {
         bad["node"]["name"] = "localhost".into();
         bad["join"]["agent_token"] = "".into();
         bad["k3s"]["version"] = "latest".into();
-        bad["etcd"] = serde_json::json!({"snapshots": {"schedule": "every 6 hours", "retention": 5}});
+        bad["etcd"] = serde_json::json!({"snapshots": {"schedule": "every 6 hours", "retention": 0}});
+        bad["node"]["labels"] = serde_json::json!({"node-role.kubernetes.io/worker": "true"});
         let text = errors(&bad);
-        for field in ["site:", "node.name:", "join.agent_token:", "k3s.version:", "etcd.snapshots.schedule:"]
-        {
+        for field in [
+            "site:",
+            "node.name:",
+            "node.labels.node-role.kubernetes.io/worker:",
+            "join.agent_token:",
+            "k3s.version:",
+            "etcd.snapshots.schedule:",
+            "etcd.snapshots.retention:",
+        ] {
             assert!(text.contains(field), "{field} in {text}");
         }
+    }
+
+    #[test]
+    fn the_networks_of_a_server_are_of_the_family_of_its_address() {
+        let mut server = payload();
+        server["role"] = "server".into();
+        server["join"]["server_token"] = "server-password".into();
+        server["node"]["ip"] = "fd00::7".into();
+        server["cluster"]["service_cidr"] = "fd00:1::/112".into();
+        let text = errors(&server);
+        assert!(text.contains("cluster.cluster_cidr: 10.253.0.0/16 and node.ip fd00::7"), "{text}");
+        assert!(!text.contains("service_cidr"), "{text}");
+        server["cluster"]["cluster_cidr"] = "fd00:2::/48".into();
+        parse_payload(server.to_string().as_bytes()).unwrap();
+        let mut agent = payload();
+        agent["node"]["ip"] = "fd00::7".into();
+        parse_payload(agent.to_string().as_bytes()).unwrap();
     }
 
     #[test]

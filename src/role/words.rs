@@ -128,9 +128,10 @@ word!(
     "eb-NAME.yaml with NAME of a-z, 0-9 and '-'"
 );
 word!(
-    /// Key of a node label: optional DNS prefix, `/`, name.
-    LabelKey, "label key", is_label_key,
-    "[prefix/]name with letters, digits, '-', '_' and '.', each beginning and ending with a letter or digit"
+    /// Key of a label that a kubelet may put on its own Node: optional DNS prefix, `/`, name.
+    LabelKey, "label key", is_own_label_key,
+    "[prefix/]name with letters, digits, '-', '_' and '.', each beginning and ending with a letter or digit; \
+     of kubernetes.io and k8s.io only what a kubelet may set itself, which `node-role.kubernetes.io/...` is not"
 );
 word!(
     /// Value of a node label; may be empty.
@@ -145,7 +146,7 @@ word!(
 word!(
     /// Key of k3s's configuration file.
     ConfigKey, "k3s key", is_config_key,
-    "a-z, 0-9 and '-', beginning with a letter"
+    "1 to 64 of a-z, 0-9 and '-', beginning with a letter"
 );
 word!(
     /// One line of printable text, for values that only ever become quoted YAML.
@@ -153,9 +154,10 @@ word!(
     "1 to 1024 printable characters on one line"
 );
 word!(
-    /// A join password: never empty, never in K10 form, no line break.
+    /// A join password: never empty, no line break, and nothing that k3s takes for another kind of token.
     TokenText, "token", is_token,
-    "1 to 512 printable characters without spaces or ':' and not beginning with K10 or '-'"
+    "1 to 512 printable characters without spaces or ':', not beginning with K10 or '-', \
+     and not in the form of a bootstrap token, like abcdef.0123456789abcdef"
 );
 word!(
     /// A name for a serving certificate: DNS name or address.
@@ -267,9 +269,38 @@ fn is_qualified(text: &str) -> bool {
 
 fn is_label_key(text: &str) -> bool {
     match text.split_once('/') {
-        Some((prefix, name)) => is_dns_name(prefix) && is_qualified(name),
+        Some((prefix, name)) => {
+            let is_lower = !prefix.bytes().any(|b| b.is_ascii_uppercase());
+            is_lower && is_dns_name(prefix) && is_qualified(name)
+        }
         None => is_qualified(text),
     }
+}
+
+/// Keys of Kubernetes' own domains that a kubelet may set beside those below
+/// `node.` and `kubelet.kubernetes.io`. At any other it exits, and k3s with it
+/// (kubernetes: cmd/kubelet/app/options/options.go, ValidateKubeletFlags).
+const KUBELETS_LABELS: [&str; 10] = [
+    "beta.kubernetes.io/arch",
+    "beta.kubernetes.io/instance-type",
+    "beta.kubernetes.io/os",
+    "failure-domain.beta.kubernetes.io/region",
+    "failure-domain.beta.kubernetes.io/zone",
+    "kubernetes.io/arch",
+    "kubernetes.io/hostname",
+    "kubernetes.io/os",
+    "topology.kubernetes.io/region",
+    "topology.kubernetes.io/zone",
+];
+
+fn is_own_label_key(text: &str) -> bool {
+    let prefix = text.split_once('/').map_or("", |(prefix, _)| prefix);
+    let is_in = |domain: &&str| {
+        prefix.strip_suffix(*domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    };
+    let is_reserved = ["kubernetes.io", "k8s.io"].iter().any(is_in);
+    let is_kubelets = ["node.kubernetes.io", "kubelet.kubernetes.io"].iter().any(is_in);
+    is_label_key(text) && (!is_reserved || is_kubelets || KUBELETS_LABELS.contains(&text))
 }
 
 fn is_label_value(text: &str) -> bool {
@@ -285,7 +316,7 @@ fn is_taint(text: &str) -> bool {
 }
 
 fn is_config_key(text: &str) -> bool {
-    (2..=64).contains(&text.len())
+    (1..=64).contains(&text.len())
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         && text.bytes().next().is_some_and(|b| b.is_ascii_lowercase())
 }
@@ -299,6 +330,16 @@ fn is_token(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_graphic() && b != b':')
         && !text.starts_with("K10")
         && !text.starts_with('-')
+        && !is_bootstrap_token(text)
+}
+
+/// k3s takes such a text for a token of `k3s token create`, and refuses it as a
+/// server's own (k3s: pkg/clientaccess/token.go).
+pub(crate) fn is_bootstrap_token(text: &str) -> bool {
+    let is_part = |part: &str, length| {
+        part.len() == length && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+    };
+    text.split_once('.').is_some_and(|(id, secret)| is_part(id, 6) && is_part(secret, 16))
 }
 
 fn is_alt_name(text: &str) -> bool {
@@ -363,5 +404,35 @@ mod tests {
         assert!("https://172.16.36.2".parse::<ServerUrl>().is_err());
         assert!("file:///srv/../etc/shadow".parse::<ArtifactUrl>().is_err());
         assert!("K10aa::server:x".parse::<TokenText>().is_err());
+        assert!(
+            "abcdef.0123456789abcdef".parse::<TokenText>().is_err(),
+            "k3s takes it for a bootstrap token"
+        );
+        assert!("Abcdef.0123456789abcdef".parse::<TokenText>().is_ok());
+    }
+
+    #[test]
+    fn a_label_is_one_that_a_kubelet_may_put_on_its_own_node() {
+        for key in [
+            "gpu",
+            "example.net/gpu",
+            "node.kubernetes.io/rack",
+            "eu.kubelet.kubernetes.io/rack",
+            "topology.kubernetes.io/zone",
+            "notkubernetes.io/x",
+        ] {
+            assert!(key.parse::<LabelKey>().is_ok(), "{key}");
+        }
+        for key in [
+            "node-role.kubernetes.io/worker",
+            "node-restriction.kubernetes.io/room",
+            "kubernetes.io/role",
+            "k8s.io/x",
+            "a.k8s.io/x",
+            "Example.net/gpu",
+        ] {
+            assert!(key.parse::<LabelKey>().is_err(), "{key}");
+        }
+        "node-role.kubernetes.io/control-plane:NoSchedule".parse::<Taint>().unwrap();
     }
 }

@@ -103,6 +103,16 @@ pub fn write_volatile(root: &Root, path: &str, bytes: &[u8], mode: u32) -> Resul
     Ok(if existed { Change::Replaced } else { Change::Created })
 }
 
+/// As [`write_volatile`]; a file that cannot be written anew goes, because what it
+/// held before would be believed of now. Whether it holds `bytes`.
+pub fn write_volatile_or_drop(root: &Root, path: &str, bytes: &[u8], mode: u32) -> bool {
+    let written = write_volatile(root, path, bytes, mode).is_ok();
+    if !written {
+        let _ = root.remove_file(path);
+    }
+    written
+}
+
 /// Moves a finished file, downloaded beside its final place, to where it belongs.
 ///
 /// # Errors
@@ -192,6 +202,20 @@ mod tests {
         assert_eq!(write(&root, "/f", b"one", 0o644).unwrap(), Change::Replaced);
         assert_eq!(write(&root, "/f", b"two", 0o644).unwrap(), Change::Replaced);
         assert_eq!(root.list("/").unwrap(), ["f"], "no temporary file stays");
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_written_anew_does_not_stay_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        assert!(write_volatile_or_drop(&root, "/f", b"one", 0o600));
+        assert!(write_volatile_or_drop(&root, "/f", b"two", 0o600));
+        assert_eq!(root.read("/f").unwrap().unwrap(), b"two");
+        // No temporary file beside it can have so long a name.
+        let long = format!("/{}", "x".repeat(240));
+        fs::write(root.path(&long), b"one").unwrap();
+        assert!(!write_volatile_or_drop(&root, &long, b"two", 0o600));
+        assert_eq!(root.list("/").unwrap(), ["f"]);
     }
 
     #[test]

@@ -34,7 +34,7 @@ const SYNCING: Duration = Duration::from_secs(120);
 
 /// With what comes, less would stay free than must ([`space`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("{needed} bytes more are needed, {free} of {total} are free, and {stays} stay free")]
+#[error("{needed} bytes more are needed, {free} of {total} are free, and {stays} of them must stay free")]
 pub struct NoRoom {
     /// Bytes that would come.
     pub needed: u64,
@@ -265,6 +265,24 @@ pub async fn digest_beside(root: &Root, path: &str) -> Result<String, FileError>
     ended.map_err(|error| FileError::new("read", path, io::Error::other(error)))?
 }
 
+/// As [`digest_beside`], after whoever holds `turn`. The thread holds it until it
+/// has read the file, also when nobody waits for that any more.
+///
+/// # Errors
+/// When it cannot be read.
+pub async fn digest_in_turn(
+    root: &Root,
+    path: &str,
+    turn: &'static tokio::sync::Mutex<()>,
+) -> Result<String, FileError> {
+    let (root, owned, turn) = (root.clone(), path.to_owned(), turn.lock().await);
+    let ended = spawn_blocking(move || {
+        let _turn = turn;
+        digest_of(&root, &owned)
+    });
+    ended.await.map_err(|error| FileError::new("read", path, io::Error::other(error)))?
+}
+
 fn hex(hash: Sha256) -> String {
     use std::fmt::Write as _;
     hash.finalize().iter().fold(String::with_capacity(64), |mut text, byte| {
@@ -352,6 +370,21 @@ mod tests {
         assert_eq!((error.kind(), sink.size), (io::ErrorKind::TimedOut, 0));
         // The runtime waits for the thread that hangs.
         drop(OpenOptions::new().read(true).write(true).open(pipe).unwrap());
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_turn_starts_no_thread() {
+        static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        nix::unistd::mkfifo(&root.path("/pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        std::fs::write(root.path("/f"), "abc").unwrap();
+        let soon = Duration::from_millis(20);
+        timeout(soon, digest_in_turn(&root, "/pipe", &TURN)).await.unwrap_err();
+        timeout(soon, digest_in_turn(&root, "/f", &TURN)).await.unwrap_err();
+        // The thread that hangs ends.
+        drop(OpenOptions::new().read(true).write(true).open(root.path("/pipe")).unwrap());
+        assert_eq!(digest_in_turn(&root, "/f", &TURN).await.unwrap(), ABC);
     }
 
     #[test]

@@ -105,6 +105,12 @@ impl Probe {
     pub fn code(&self) -> &'static str {
         if containerd::is_tier(self.name) { "EB-containerd-health" } else { "EB-probe" }
     }
+
+    /// Whether it asks for containerd.
+    #[must_use]
+    pub fn is_of_containerd(&self) -> bool {
+        self.name == probe::CONTAINERD_UNIT || containerd::is_tier(self.name)
+    }
 }
 
 /// What all probes together say.

@@ -10,6 +10,7 @@ use super::{Memory, NodeReady, Probe, Probing, State, containerd, parse_node};
 use crate::error::Chain;
 use crate::paths::K3S_DATA;
 use crate::plan::units::K3S;
+use crate::sys::clock;
 use crate::sys::local::{self, Answer, Credentials, LocalError, Request};
 use crate::sys::systemd::{SystemdError, UnitState};
 
@@ -49,7 +50,11 @@ async fn k3s_unit(probing: &Probing<'_>, name: &str) -> Found {
     match within(probing.systemd.unit(name)).await {
         Ok(unit) if unit.is_up() => (State::Ok, told(&unit)),
         Ok(unit) if unit.is_down() => (State::Failed, told(&unit)),
-        Ok(unit) => (State::Waiting, told(&unit)),
+        Ok(unit) => {
+            let now = u64::try_from(clock::monotonic().as_micros()).unwrap_or(0);
+            let seconds = now.saturating_sub(unit.since_monotonic_us) / 1_000_000;
+            (State::Waiting, format!("{}, for {seconds} s", told(&unit)))
+        }
         Err(reason) => (State::Unknown, reason),
     }
 }

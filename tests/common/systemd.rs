@@ -50,6 +50,8 @@ pub struct FakeUnit {
     pub pid: u32,
     /// When it entered its state, monotonic microseconds.
     pub since: u64,
+    /// Automatic restarts since the last start by a job.
+    pub restarts: u32,
 }
 
 impl FakeUnit {
@@ -68,6 +70,7 @@ impl FakeUnit {
             command: vec!["/usr/local/bin/k3s".into(), "server".into()],
             pid: 4711,
             since: 42_000_000,
+            restarts: 0,
         }
     }
 
@@ -501,6 +504,11 @@ impl Service {
     #[zbus(property, name = "MainPID")]
     fn main_pid(&self) -> u32 {
         self.0.read(&self.1, |unit| if unit.active == "active" { unit.pid } else { 0 })
+    }
+
+    #[zbus(property, name = "NRestarts")]
+    fn n_restarts(&self) -> u32 {
+        self.0.read(&self.1, |unit| unit.restarts)
     }
 
     #[zbus(property)]

@@ -222,8 +222,10 @@ impl TestHost {
         let root = self.root();
         let k3s = name.starts_with("k3s");
         let config = root.read(paths::CONTAINERD_CONFIG).unwrap().map(|bytes| sha256_hex(&bytes));
+        let effective = observe::k3s::effective(&root).known().cloned().filter(|_| k3s);
         let record = StartRecord {
-            effective: observe::k3s::effective(&root).known().cloned().filter(|_| k3s),
+            server_token: observe::k3s::token_of_start(&root, &format!("{name}.service"), effective.as_ref()),
+            effective,
             binary: root.read_link(paths::K3S_LINK).unwrap().filter(|_| k3s),
             config: config.filter(|_| !k3s),
             ..StartRecord::default()

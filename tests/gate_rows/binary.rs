@@ -51,6 +51,26 @@ fn any_other_difference_is_told_and_goes() {
     assert!(verdict.notes.iter().any(|note| note.contains("is not as it was")), "{:?}", verdict.notes);
 }
 
+/// After an unclean stop the daemon hashes what looks the same; what it finds outlives
+/// that record, until another file lies there.
+#[test]
+fn a_binary_of_which_the_disk_has_lost_a_part_is_refused_until_another_one_lies_there() {
+    let path = paths::k3s_binary(VERSION);
+    let host = host();
+    let record = binary::record(&host.root, &path).unwrap();
+    binary::condemn(&host.root, &path, &record).unwrap();
+    let refusal = host.refused("EB-k3s-damaged");
+    assert!(refusal.reason.contains("its SHA-256 differs"), "{}", refusal.reason);
+    // The daemon gives it a second name before another one takes its place.
+    host.root.hard_link(&path, &format!("{path}.replaced")).unwrap();
+    host.refused("EB-k3s-damaged");
+    std::fs::remove_file(host.root.path(&path)).unwrap();
+    let host = host.with(&path, "of a person");
+    host.goes();
+    binary::store(&host.root, &path, &record).unwrap();
+    assert!(!host.root.exists(&format!("{path}.damaged")), "it is brought again");
+}
+
 #[test]
 fn without_a_record_there_is_nothing_to_compare() {
     let path = paths::k3s_binary(VERSION);

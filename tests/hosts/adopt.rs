@@ -7,18 +7,22 @@ use edge_lab::{Host, Room, Suite, wait_until};
 use crate::hand::{further_pass, invocations, property, status_text};
 
 /// The command line of the field. `--flannel-backend none` stands for `--no-flannel`,
-/// which k3s does not know any more since v1.26; the address is one.
-fn field(host: &Host) -> String {
+/// which k3s does not know any more since v1.26; the address is one. A real kubelet
+/// ends where the machine's cgroups are of version 1, unless it is told not to.
+fn field(room: &Room, host: &Host) -> String {
+    let is_v1 = room.k3s.real && host.exec(&["test", "-e", "/sys/fs/cgroup/cpu"]).unwrap().success();
+    let kubelet = if is_v1 { " --kubelet-arg fail-cgroupv1=false" } else { "" };
     let ip = host.address().to_string();
     let name = ip.replace('.', "-");
     format!(
         "--disable coredns,servicelb,traefik,local-storage,metrics-server --disable-kube-proxy \
          --disable-network-policy --flannel-backend none --cluster-init --cluster-cidr 10.253.0.0/16 \
          --service-cidr 10.254.0.0/16 --container-runtime-endpoint unix:///run/containerd/containerd.sock \
-         --node-name {name} --node-ip {ip}"
+         --node-name {name} --node-ip {ip}{kubelet}"
     )
 }
 
+const NODES: &str = "k3s kubectl get nodes -o name";
 const UNIT: &str = "/etc/systemd/system/k3s.service";
 
 /// The unit as the installer leaves it: each argument quoted, in a line of its own.
@@ -40,7 +44,7 @@ fn installed(room: &Room) -> Host {
     let host = room.bare("n1", Suite::Trixie).unwrap();
     host.boot().unwrap();
     host.copy_in(&room.k3s.path, "/usr/local/bin/k3s").unwrap();
-    host.write_file(UNIT, unit(&field(&host))).unwrap();
+    host.write_file(UNIT, unit(&field(room, &host))).unwrap();
     let variables = "K3S_TOKEN='of-the-field'\nNO_PROXY=10.0.0.0/8\n";
     host.write_file_mode(&format!("{UNIT}.env"), variables, 0o600).unwrap();
     host.sh("chmod 755 /usr/local/bin/k3s; ln -s k3s /usr/local/bin/kubectl
@@ -56,7 +60,7 @@ fn itself(host: &Host) -> [String; 4] {
         read("/var/lib/rancher/k3s/server/db/etcd/name"),
         read("/var/lib/rancher/k3s/server/token"),
         read("/etc/rancher/node/password"),
-        host.sh("k3s kubectl get nodes -o name").unwrap(),
+        host.sh(NODES).unwrap(),
     ]
 }
 
@@ -70,10 +74,11 @@ fn a_k3s_of_its_own_installer_is_taken_over_while_it_runs_and_comes_back_as_itse
     let host = installed(&room);
     room.hosts.push(host);
     let host = &room.hosts[0];
-    wait_until(LONG, "its node is there", || Ok(itself(host)[3].starts_with("node/").then_some(()))).unwrap();
+    let is_there = || Ok(host.sh(NODES).is_ok_and(|nodes| nodes.starts_with("node/")).then_some(()));
+    wait_until(LONG, "its node is there", is_there).unwrap();
     let who = itself(host);
     host.install(room.package()).unwrap();
-    let command = it_is_left_alone_until_a_person_says_so(host);
+    let command = it_is_left_alone_until_a_person_says_so(&room, host);
     let command: Vec<&str> = command.split(' ').collect();
     a_cut_in_the_middle_starts_the_same_k3s(&room, &command, &who);
     let before = (itself(host), processes(host), invocations(host));
@@ -100,8 +105,7 @@ fn a_cut_in_the_middle_starts_the_same_k3s(room: &Room, command: &[&str], who: &
     assert!(said.code == 1 && said.stderr.contains("k3s.service.env"), "{}{}", said.stdout, said.stderr);
     room.cut().unwrap();
     room.boot().unwrap();
-    let kubectl = "k3s kubectl get nodes -o name";
-    let is_up = || Ok(host.sh(kubectl).is_ok_and(|nodes| nodes == who[3]).then_some(()));
+    let is_up = || Ok(host.sh(NODES).is_ok_and(|nodes| nodes == who[3]).then_some(()));
     wait_until(LONG, "the same node after a cut in the middle", is_up).unwrap();
     assert_eq!(itself(host), *who, "another node after a cut in the middle");
     let environment = format!("tr '\\0' '\\n' </proc/{}/environ", processes(host)[0]);
@@ -112,8 +116,8 @@ fn a_cut_in_the_middle_starts_the_same_k3s(room: &Room, command: &[&str], who: &
 }
 
 /// Gives the command that does it, as it was printed.
-fn it_is_left_alone_until_a_person_says_so(host: &Host) -> String {
-    let theirs = unit(&field(host));
+fn it_is_left_alone_until_a_person_says_so(room: &Room, host: &Host) -> String {
+    let theirs = unit(&field(room, host));
     let shown = host.exec(&["edge-bootstrap", "adopt", "--site", "hz-017"]).unwrap();
     assert_eq!(shown.code, 2, "{}{}", shown.stdout, shown.stderr);
     for words in ["--cluster-init", "K3S_TOKEN=(secret)", "NO_PROXY", "restart nothing"] {

@@ -5,6 +5,7 @@
 //! `EDGE_CAMPAIGN` says how many moments of each kind (3), `EDGE_SEED` which
 //! ones; both are printed, so that a run can be repeated.
 
+mod roles;
 mod whole;
 
 use std::collections::BTreeMap;

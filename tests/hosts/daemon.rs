@@ -30,6 +30,8 @@ fn a_daemon_that_hangs_before_ready_delays_k3s_by_at_most_60_seconds() {
     let healthy = k3s_begins_after(host);
     let hang = "[Service]\nExecStart=\nExecStart=/bin/sleep infinity\n";
     host.write_file("/etc/systemd/system/edge-bootstrap.service.d/50-hang.conf", hang).unwrap();
+    // What k3s has only just unpacked a cut would empty, and nobody is there to mend it.
+    host.sh("sync -f /var/lib/rancher").unwrap();
     host.cut().unwrap();
     host.boot_no_wait().unwrap();
     wait_until(Duration::from_secs(90), "k3s is up beside a daemon that hangs", || {

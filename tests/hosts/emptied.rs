@@ -29,6 +29,15 @@ fn empty_all(host: &Host) {
     }
 }
 
+/// The programs that k3s unpacked: it takes a directory that is there for whole.
+fn empty_programs(host: &Host) {
+    host.sh(&format!(
+        "systemctl stop {}; cd {K3S}/data; for file in */bin/k3s */bin/containerd; do [ ! -f $file ] || : >$file; done; sync",
+        unit(host)
+    ))
+    .unwrap();
+}
+
 /// Of two hosts one is a server.
 fn is_server(host: &Host) -> bool {
     host.sh(&format!("test -d {K3S}/server/tls && echo yes || echo no")).unwrap() == "yes"
@@ -71,12 +80,22 @@ fn what_a_cut_right_after_a_join_left_empty_is_made_anew_before_k3s_starts() {
     })
     .unwrap();
     assert_ne!(property(alone, "k3s", "ActiveState"), "active");
+    room.on_each(empty_programs);
+    alone.sh("systemctl start --no-block k3s").unwrap();
+    wait_until(SOON, "k3s ends at its own program", || {
+        Ok((told(alone, "k3s", "exec format error") > 0).then_some(()))
+    })
+    .unwrap();
     room.cut().unwrap();
     room.boot().unwrap();
     let seen = room.wait_steady(LONG);
     for (host, ca_before) in room.hosts.iter().zip(cas) {
         assert!(seen.is_ok(), "{}:\n{}", host.name(), status_text(host));
         assert_eq!(still_empty(host), "", "{}", host.name());
+        let programs = host.sh(&format!(
+            "cd {K3S}/data; find . -path '*/bin/k3s' -type f -size +0; find . -path '*/bin/*' -type f -size 0"
+        ));
+        assert_eq!(programs.unwrap().lines().count(), 1, "{}: not unpacked anew", host.name());
         assert_eq!(ca(host), ca_before, "{} has other CAs", host.name());
         assert!(told(host, "edge-bootstrap", "k3s's own files mended") > 0, "{}", host.name());
     }

@@ -19,6 +19,16 @@ pub fn one_steady(name: &str) -> Room {
     room
 }
 
+/// A room of two hosts, steady one after the other: the server, then its agent.
+pub fn server_and_agent(name: &str) -> Room {
+    let mut room = Room::open(name).unwrap();
+    for name in ["n1", "n2"] {
+        room.add(name, Suite::Trixie).unwrap();
+        room.wait_steady(LONG).unwrap();
+    }
+    room
+}
+
 /// A property of a unit as systemd prints it.
 pub fn property(host: &Host, unit: &str, name: &str) -> String {
     host.sh(&format!("systemctl show -P {name} {unit}")).unwrap()
@@ -42,6 +52,17 @@ pub fn wait_active(host: &Host, unit: &str) {
 pub fn told(host: &Host, unit: &str, text: &str) -> usize {
     let journal = host.sh(&format!("journalctl -b -u {unit} -o cat --no-pager")).unwrap();
     journal.lines().filter(|line| line.contains(text)).count()
+}
+
+/// Asserts that k3s knew every key of its configuration: it skips one that it does
+/// not know, and says so only here (k3s: pkg/configfilearg/parser.go).
+pub fn assert_keys_known(hosts: &[&Host]) {
+    for host in hosts {
+        let starts: usize = ["k3s", "k3s-agent"].iter().map(|unit| told(host, unit, "Starting k3s")).sum();
+        assert!(starts > 0, "{} has no start of k3s in its journal", host.name());
+        let skipped: usize = ["k3s", "k3s-agent"].iter().map(|unit| told(host, unit, "Unknown flag")).sum();
+        assert_eq!(skipped, 0, "k3s skips keys on {}", host.name());
+    }
 }
 
 /// What the daemon says.

@@ -9,7 +9,7 @@ use edge_lab::room::{LONG, SITE, VERSION};
 use edge_lab::{Host, Room, Suite, wait_until};
 use serde_json::Value;
 
-use crate::hand::{SOON, further_pass, is_active, status, status_text, told};
+use crate::hand::{SOON, further_pass, is_active, server_and_agent, status, status_text, told};
 
 /// Where hosts are moved to.
 const ELSEWHERE: &str = "hz-018";
@@ -202,11 +202,7 @@ fn a_move_that_loses_its_power_is_ended_by_the_next_boot() {
 
 #[test]
 fn a_site_that_begins_anew_puts_the_old_datastore_aside_and_its_agents_follow() {
-    let mut room = Room::open("mv-reinit").unwrap();
-    for name in ["n1", "n2"] {
-        room.add(name, Suite::Trixie).unwrap();
-        room.wait_steady(LONG).unwrap();
-    }
+    let room = server_and_agent("mv-reinit");
     let (server, agent) = (&room.hosts[0], &room.hosts[1]);
     let mut old = ca(server, "server/tls/server-ca.crt");
     for (life, cut) in [(1, None), (2, Some(Duration::from_millis(1500)))] {

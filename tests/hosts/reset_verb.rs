@@ -29,6 +29,31 @@ const NETWORK: &str = "
     echo '{\"name\":\"other\",\"type\":\"bridge\",\"bridge\":\"br-other\"}' >/etc/cni/net.d/99-z-other.conf
 ";
 
+/// Rules of the legacy kind and sets of addresses, as the programs tell and take them:
+/// the kernel of the computer under the lab need not have either.
+const PROGRAMS: [(&str, &str); 3] = [
+    ("iptables-legacy-save", "cat /srv/legacy"),
+    (
+        "iptables-legacy-restore",
+        "test \"$1\" = --noflush && cat >/srv/legacy.told && sed -i /KUBE-/d /srv/legacy",
+    ),
+    // As the kernel does it: a set that a rule may name stays.
+    (
+        "ipset",
+        "cd /srv/sets; case $1 in list) ls;; destroy) ! { iptables-save; cat /srv/legacy; } | grep -q KUBE- && rm $2;; esac",
+    ),
+];
+const LEGACY: &str = "*filter
+:INPUT ACCEPT [0:0]
+:KUBE-LEGACY - [0:0]
+:OTHER - [0:0]
+-A INPUT -j KUBE-LEGACY
+-A INPUT -j OTHER
+-A KUBE-LEGACY -m set --match-set KUBE-CLUSTER-IP dst -j ACCEPT
+COMMIT
+";
+const SETS: [&str; 3] = ["KUBE-CLUSTER-IP", "inet6:KUBE-SRC-1", "blocklist"];
+
 /// Puts all of it on the host: an image, a container of the CRI and one of
 /// somebody else, mounts of a pod, and a directory of the host in the pod, in
 /// which a person then mounts a disk: the kernel shows that one in the pod too.
@@ -125,6 +150,7 @@ fn a_reset_takes_what_is_k3ss_leaves_what_is_others_and_the_node_joins_again_as_
     let password = host.sh("cat /etc/rancher/node/password").unwrap();
     nothing_is_changed_without_yes(host);
     a_chain_that_no_program_tells_of_is_left(host);
+    rules_of_the_other_kind_and_sets_are_shown(host);
     let said = host.exec(&["edge-bootstrap", "reset", "--yes"]).unwrap();
     assert!(said.success(), "{}{}", said.stdout, said.stderr);
     assert!(!said.stderr.contains("not looked at"), "{}", said.stderr);
@@ -133,6 +159,7 @@ fn a_reset_takes_what_is_k3ss_leaves_what_is_others_and_the_node_joins_again_as_
     }
     assert_gone(host);
     assert_kept(host);
+    rules_of_the_other_kind_and_sets_are_gone(host);
     wait_code(host, "EB-reset");
     it_stays_out_over_a_power_cut(host);
     host.sh("edge-bootstrap apply").unwrap();
@@ -203,6 +230,26 @@ fn a_chain_that_no_program_tells_of_is_left(host: &Host) {
     );
     let begun = host.read_file("/var/lib/edge-bootstrap/reset.json").unwrap().unwrap_or_default();
     assert!(begun.contains("\"finished\":false"), "{begun}");
+}
+
+fn rules_of_the_other_kind_and_sets_are_shown(host: &Host) {
+    for (name, text) in PROGRAMS {
+        host.write_file(&format!("/usr/local/sbin/{name}"), format!("#!/bin/sh\n{text}\n")).unwrap();
+    }
+    host.write_file("/srv/legacy", LEGACY).unwrap();
+    let sets = SETS.join(" ");
+    host.sh(&format!("chmod 755 /usr/local/sbin/*; mkdir /srv/sets; cd /srv/sets; touch {sets}")).unwrap();
+    let shown = host.sh("edge-bootstrap reset").unwrap();
+    for word in ["KUBE-LEGACY", "ipset KUBE-CLUSTER-IP", "ipset inet6:KUBE-SRC-1"] {
+        assert!(shown.contains(word), "{word} is not in\n{shown}");
+    }
+    assert!(!shown.contains("OTHER") && !shown.contains("blocklist"), "{shown}");
+}
+
+fn rules_of_the_other_kind_and_sets_are_gone(host: &Host) {
+    assert_eq!(host.sh("ls /srv/sets").unwrap().trim(), "blocklist");
+    let told = host.sh("cat /srv/legacy.told; rm /usr/local/sbin/*").unwrap();
+    assert!(told.contains("-X KUBE-LEGACY") && !told.contains("OTHER"), "{told}");
 }
 
 fn it_stays_out_over_a_power_cut(host: &Host) {

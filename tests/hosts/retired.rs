@@ -5,7 +5,7 @@ use edge_lab::room::{LONG, SITE};
 use edge_lab::{Hardware, Host, HostSpec, Room, Suite, wait_until};
 use serde_json::Value;
 
-use crate::hand::{property, status, status_text};
+use crate::hand::{assert_keys_known, property, status, status_text};
 
 /// A host with a board and a disk of its own, off and without our package; its
 /// empty disk is kept, to be put back later.
@@ -74,6 +74,17 @@ fn members(server: &Host) -> (Vec<String>, Vec<String>) {
     (names, nodes.iter().filter(votes).filter_map(member).collect())
 }
 
+/// Waits for exactly these Nodes and three votes: a new member of etcd is a learner
+/// at first, and its Node Ready before it votes. Gives the members that vote.
+fn wait_members(server: &Host, expected: &[String]) -> Vec<String> {
+    let are_there = || {
+        let (names, voters) = members(server);
+        Ok((names == expected && voters.len() == 3).then_some(voters))
+    };
+    let seen = wait_until(LONG, "three voters", are_there);
+    seen.unwrap_or_else(|error| panic!("{error:#}: {:?}", members(server)))
+}
+
 /// The same machine with an empty disk, put up again as at rack-up.
 fn reimage(room: &Room, host: &Host) {
     host.put_disk_back().unwrap();
@@ -101,6 +112,27 @@ fn wait_nobody_leaves(room: &Room, server: &Host) {
     assert!(left.is_ok(), "{}", status_text(server));
 }
 
+/// Whose Node has the address of a live member stays, retired or not: k3s would take
+/// the live one out of etcd with it.
+fn stays_while_shared(server: &Host, lost: &str, lives: &Host) {
+    let note = |address: &str| {
+        let pair = format!("etcd.k3s.cattle.io/node-address={address}");
+        server.sh(&format!("k3s kubectl annotate node {lost} {pair} --overwrite")).unwrap();
+    };
+    note(&lives.address().to_string());
+    let refused = || {
+        let now = status(server);
+        let mut all = now["findings"].as_array().into_iter().flatten();
+        Ok(all.any(|finding| finding["code"] == "EB-retired-shared").then_some(()))
+    };
+    let seen = wait_until(LONG, "its Node is said to stay", refused);
+    assert!(seen.is_ok(), "{}", status_text(server));
+    let (names, voters) = members(server);
+    assert!(names.contains(&lost.to_owned()), "{names:?}");
+    assert!(voters.iter().any(|member| member.starts_with(&node_name(lives))), "{voters:?}");
+    note(&lost.replace('-', "."));
+}
+
 #[test]
 fn what_is_gone_for_good_leaves_the_cluster_and_what_comes_in_its_place_joins_after_one_word() {
     let mut room = Room::open("r-gone").unwrap();
@@ -120,6 +152,7 @@ fn what_is_gone_for_good_leaves_the_cluster_and_what_comes_in_its_place_joins_af
     room.hosts[2].cut().unwrap();
     room.hosts[3].cut().unwrap();
     room.central.run(&["node", "retire", &lost, "--force"]).unwrap().ok().unwrap();
+    stays_while_shared(&room.hosts[0], &lost, &room.hosts[1]);
     reimage(&room, &room.hosts[3]);
     approve(&room, &room.hosts[3]);
     add(&mut room, &[5]);
@@ -128,9 +161,7 @@ fn what_is_gone_for_good_leaves_the_cluster_and_what_comes_in_its_place_joins_af
     wait_role(agent, "agent");
     wait_role(new, "server");
     let expected = [first, second, agent, new].map(node_name);
-    let (names, voters) = members(first);
-    assert_eq!(names, expected);
-    assert_eq!(voters.len(), 3, "{voters:?}");
+    let voters = wait_members(first, &expected);
     let saved = first.sh("ls /var/lib/rancher/k3s/server/db/snapshots").unwrap();
     assert!(saved.contains(&format!("eb-before-{lost}-left")), "{saved}");
 
@@ -141,9 +172,8 @@ fn what_is_gone_for_good_leaves_the_cluster_and_what_comes_in_its_place_joins_af
     approve(&room, second);
     wait_nobody_leaves(&room, first);
     wait_role(second, "server");
-    let (names, voters) = members(first);
-    assert_eq!(names, expected, "it has its name back");
-    assert_eq!(voters.len(), 3, "{voters:?}");
+    let voters = wait_members(first, &expected);
     assert!(!voters.contains(before), "it is another member");
     assert_eq!(property(first, "k3s", "InvocationID"), start, "no other server was restarted");
+    assert_keys_known(&[first, second, agent, new]);
 }

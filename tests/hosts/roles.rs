@@ -1,23 +1,23 @@
 //! A host with another role in its own cluster, by the central service's word alone.
 
 use edge_lab::room::LONG;
-use edge_lab::{Host, Room, Suite, wait_until};
+use edge_lab::{Host, Room, wait_until};
 use serde_json::Value;
 
-use crate::hand::{SOON, is_active, property, status, status_text};
+use crate::hand::{SOON, is_active, property, server_and_agent, status, status_text};
 use crate::incident::voters;
 
 const K3S: &str = "/var/lib/rancher/k3s";
 const IDENTITY: &str = "var/lib/edge-bootstrap/identity.json";
 
-fn assign(room: &Room, host: &Host, role: &str) {
+pub fn assign(room: &Room, host: &Host, role: &str) {
     let ip = host.address().to_string();
     let nodes = room.central.nodes().unwrap();
     let node = nodes.into_iter().find(|node| node["ip"] == ip.as_str()).unwrap();
     room.central.run(&["assign", node["id"].as_str().unwrap(), "--role", role]).unwrap().ok().unwrap();
 }
 
-fn wait_role(host: &Host, role: &str, unit: &str) {
+pub fn wait_role(host: &Host, role: &str, unit: &str) {
     let is_it = || {
         let now = status(host);
         Ok((now["phase"] == "steady" && now["role"] == role && is_active(host, unit)).then_some(()))
@@ -27,7 +27,7 @@ fn wait_role(host: &Host, role: &str, unit: &str) {
 }
 
 /// What the cluster calls a Node, as `kubectl get nodes` shows it.
-fn called(server: &Host, node: &str) -> String {
+pub fn called(server: &Host, node: &str) -> String {
     let all = server.sh("k3s kubectl get nodes").unwrap();
     let line = all.lines().find(|line| line.starts_with(node)).unwrap_or_default();
     line.split_whitespace().nth(2).unwrap_or_default().to_owned()
@@ -35,7 +35,7 @@ fn called(server: &Host, node: &str) -> String {
 
 /// Voters of etcd. A real k3s leaves the condition on the Node of one that left, and
 /// the stand-in has no etcd to ask.
-fn members(room: &Room) -> usize {
+pub fn members(room: &Room) -> usize {
     let server = &room.hosts[0];
     if room.k3s.real {
         return voters(server).len();
@@ -58,11 +58,7 @@ fn leaves(host: &Host) -> bool {
 
 #[test]
 fn an_agent_becomes_a_server_and_an_agent_again_though_the_power_goes_on_the_way() {
-    let mut room = Room::open("r-roles").unwrap();
-    for name in ["n1", "n2"] {
-        room.add(name, Suite::Trixie).unwrap();
-        room.wait_steady(LONG).unwrap();
-    }
+    let room = server_and_agent("r-roles");
     let (first, host) = (&room.hosts[0], &room.hosts[1]);
     let (node, runs) = (host.sh("hostname").unwrap(), property(first, "k3s", "InvocationID"));
     let password = host.sh("sha256sum </etc/rancher/node/password").unwrap();

@@ -1,12 +1,15 @@
-//! A new server token: the servers of a room take it one after the other, while
-//! k3s runs, and whatever is cut in between.
+//! A new server token: the servers of a room take it one after the other, each
+//! restarts for it in its turn, and whatever is cut in between.
+
+use std::time::Duration;
 
 use edge_lab::room::{LONG, SITE};
-use edge_lab::{Host, Room, wait_until};
+use edge_lab::{Host, Room, Suite, wait_until};
 
 use crate::forks::three_servers;
-use crate::hand::{is_active, property, status, status_text, wait_active};
-use crate::rolling::serves;
+use crate::hand::{is_active, property, status, status_text, told};
+use crate::roles::{assign, wait_role};
+use crate::rolling::{probed, serves};
 
 const HELD: &str = "/var/lib/rancher/k3s/server/token";
 const RECORD: &str = "/var/lib/edge-bootstrap/rotation.json";
@@ -22,25 +25,40 @@ fn in_force(host: &Host) -> String {
     host.sh(read).unwrap().trim().to_owned()
 }
 
-/// Every server holds another token than `before`, the same, and will start with it.
-fn wait_taken(room: &Room, before: &str) {
-    let taken = wait_until(LONG, "every server holds the new token", || {
+/// Every server holds another token than `before`, the same, and runs since a start
+/// with it: not since that of `starts`.
+fn wait_taken(room: &Room, before: &str, starts: &[String]) {
+    // Three starts one after the other, of a real k3s each up to a minute.
+    let limit = if room.k3s.real { Duration::from_secs(600) } else { LONG };
+    let taken = wait_until(limit, "every server runs with the new token", || {
         let new = held(&room.hosts[0]);
-        let has_it = |host: &Host| {
-            let is_steady = status(host)["phase"] == "steady";
-            is_steady
+        let has_it = |(host, start): (&Host, &String)| {
+            let said = status(host);
+            let none_due = said["pending_restarts"].as_array().is_some_and(Vec::is_empty);
+            said["phase"] == "steady"
+                && none_due
                 && held(host) == new
                 && in_force(host) == new
+                && start_of(host) != *start
                 && host.exec(&["test", "!", "-e", RECORD]).unwrap().success()
         };
-        Ok((new != before && room.hosts.iter().all(has_it)).then_some(()))
+        Ok((new != before && room.hosts.iter().zip(starts).all(has_it)).then_some(()))
     });
     let told = || room.hosts.iter().map(status_text).collect::<Vec<_>>().join("\n");
     assert!(taken.is_ok(), "{}", told());
 }
 
+fn start_of(host: &Host) -> String {
+    property(host, "k3s", "InvocationID")
+}
+
 fn starts(room: &Room) -> Vec<String> {
-    room.hosts.iter().map(|host| property(host, "k3s", "InvocationID")).collect()
+    room.hosts.iter().map(start_of).collect()
+}
+
+/// How often the agent of each host restarted k3s in its turn.
+fn turns(room: &Room) -> Vec<usize> {
+    room.hosts.iter().map(|host| told(host, "edge-bootstrap", "turn to restart")).collect()
 }
 
 /// The power went after k3s had taken the new token and before the record in the
@@ -63,13 +81,16 @@ fn cut_in_between(host: &Host, new: &str) {
     host.sh(&record).unwrap();
 }
 
-/// Makes `holder` the one whose turn it is.
+/// Makes `holder` the one whose turn it is, also where nobody had one yet.
 fn hand_lease_to(host: &Host, holder: &str) {
     let tls = "/var/lib/rancher/k3s/server/tls";
     host.sh(&format!(
-        "curl -fsS -m 10 -o /dev/null --cacert {tls}/server-ca.crt --cert {tls}/client-admin.crt --key {tls}/client-admin.key \
-         -X PATCH -H 'Content-Type: application/merge-patch+json' -d '{{\"spec\":{{\"holderIdentity\":\"{holder}\"}}}}' \
-         https://127.0.0.1:6443/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/edge-bootstrap-restart"
+        "ask() {{ curl -sS -m 10 -o /dev/null --cacert {tls}/server-ca.crt --cert {tls}/client-admin.crt --key {tls}/client-admin.key \
+           -H \"Content-Type: application/$1\" https://127.0.0.1:6443/apis/coordination.k8s.io/v1/namespaces/kube-system/leases$2 \
+           -X $3 -d \"$4\" ${{5-}}; }}
+         ask json '' POST '{{\"apiVersion\":\"coordination.k8s.io/v1\",\"kind\":\"Lease\",\
+           \"metadata\":{{\"name\":\"edge-bootstrap-restart\",\"namespace\":\"kube-system\"}},\"spec\":{{}}}}'
+         ask merge-patch+json /edge-bootstrap-restart PATCH '{{\"spec\":{{\"holderIdentity\":\"{holder}\"}}}}' -f"
     ))
     .unwrap();
 }
@@ -82,42 +103,38 @@ fn assigned(host: &Host) -> String {
 }
 
 #[test]
-fn a_new_server_token_reaches_every_server_without_a_restart_and_whatever_is_cut_in_between() {
-    let room = three_servers("tk-room");
-    let (first, before) = (held(&room.hosts[0]), starts(&room));
-    let change = || room.central.run(&["site", "rotate-token", SITE]).unwrap().ok().unwrap();
-    change();
-    wait_taken(&room, &first);
-    assert_eq!(starts(&room), before, "nothing restarted");
-
-    // k3s knows who asks by the token of its start.
-    for host in &room.hosts {
-        host.sh("systemctl restart k3s").unwrap();
-        wait_active(host, "k3s");
-    }
-    wait_taken(&room, &first);
-
-    // Nobody's turn comes before the first server was cut within the next change.
+fn a_new_server_token_brings_each_server_one_restart_in_its_turn_whatever_is_cut_in_between() {
+    let mut room = three_servers("tk-room");
     let (cut, others) = room.hosts.split_first().unwrap();
-    let second = held(cut);
+    let former = held(cut);
+    // Nobody's turn comes before the first server was cut within the change.
     hand_lease_to(cut, "somebody");
-    wait_until(LONG, "the central service lets the token change again", || {
-        Ok(room.central.run(&["site", "rotate-token", SITE])?.success().then_some(()))
-    })
-    .unwrap();
-    wait_until(LONG, "the host is told", || Ok((assigned(cut) != second).then_some(()))).unwrap();
+    room.central.run(&["site", "rotate-token", SITE]).unwrap().ok().unwrap();
+    wait_until(LONG, "the host is told", || Ok((assigned(cut) != former).then_some(()))).unwrap();
     room.on_each(|host| drop(host.sh("systemctl stop edge-bootstrap").unwrap()));
-    assert!(room.hosts.iter().all(|host| held(host) == second), "it waits for its turn");
+    assert!(room.hosts.iter().all(|host| held(host) == former), "it waits for its turn");
     others.iter().for_each(|host| drop(host.sh("systemctl stop k3s").unwrap()));
     cut_in_between(cut, &assigned(cut));
     others.iter().for_each(|host| drop(host.sh("systemctl start k3s").unwrap()));
-    wait_until(LONG, "the API is back", || Ok(serves(cut).then_some(()))).unwrap();
+    let all_serve = || Ok(room.hosts.iter().all(serves).then_some(()));
+    wait_until(LONG, "the API is back", all_serve).unwrap();
     hand_lease_to(cut, "");
-    room.on_each(|host| drop(host.sh("systemctl start edge-bootstrap").unwrap()));
-    wait_taken(&room, &second);
+    let before = starts(&room);
+    let ((), looks) = probed(&room.hosts, || {
+        room.on_each(|host| drop(host.sh("systemctl start edge-bootstrap").unwrap()));
+        wait_taken(&room, &former, &before);
+    });
+    assert!(looks.iter().all(|served| *served >= 2), "servers that answered, second by second: {looks:?}");
+    assert_eq!(turns(&room), [1; 3], "one restart each");
 
-    // The record in the datastore opens with what the files say.
-    room.hosts[0].sh("systemctl restart k3s").unwrap();
-    wait_active(&room.hosts[0], "k3s");
+    // Whoever joins now shows the new token.
+    room.add("n4", Suite::Trixie).unwrap();
+    room.wait_steady(LONG).unwrap();
+    let (new, servers) = room.hosts.split_last().unwrap();
+    assign(&room, new, "server");
+    wait_role(new, "server", "k3s");
+    assert_eq!(held(new), held(&servers[0]), "it joined with another token");
+    room.wait_steady(LONG).unwrap();
+    assert_eq!(turns(&room)[..3], [1; 3], "a neighbour restarted a server");
     assert!(room.hosts.iter().all(|host| is_active(host, "k3s")));
 }

@@ -5,11 +5,10 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
+
+use crate::tls::Ca;
 
 pub const NODE: &str = "172-16-36-4";
 pub const MEMBER: &str = "172-16-36-4-0a1b2c3d";
@@ -34,8 +33,11 @@ pub struct State {
     pub cut: Option<Cut>,
     /// Requests since the cluster was made, as `METHOD PATH`.
     pub seen: Vec<String>,
-    /// Whether k3s removes members now; else it is busy.
-    pub removes: bool,
+    /// Whether it takes the request back, as where no voter would stay.
+    pub refuses: bool,
+    /// What somebody else changes of the Node right before the next change that this
+    /// host makes of it.
+    pub between: Option<Value>,
 }
 
 /// A server and the files that it gave to this host.
@@ -52,23 +54,16 @@ type Stream = rustls::StreamOwned<rustls::ServerConnection, TcpStream>;
 
 impl Cluster {
     pub fn start() -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        let issue = |name: &str| {
-            let key = KeyPair::generate().unwrap();
-            let certificate = CertificateParams::new(vec![name.to_owned()]).unwrap();
-            (certificate.signed_by(&key, &ca).unwrap().pem(), key.serialize_pem())
-        };
+        let ca = Ca::new();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let cluster = Self {
             state: Arc::new(Mutex::new(State::new())),
             cut: Arc::new(Notify::new()),
             port: listener.local_addr().unwrap().port(),
             ca: ca.pem(),
-            admin: issue("admin"),
+            admin: ca.issue("admin"),
         };
-        let (config, server) = (config(&ca.pem(), &issue("0.0.0.0")), cluster.clone());
+        let (config, server) = (ca.server("0.0.0.0"), cluster.clone());
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let connection = rustls::ServerConnection::new(config.clone()).unwrap();
@@ -114,8 +109,24 @@ impl State {
             lease: Value::Null,
             cut: None,
             seen: Vec::new(),
-            removes: true,
+            refuses: false,
+            between: None,
         }
+    }
+
+    /// As the API does it: a change of another version than the one there is refused.
+    fn change(&mut self, fields: &Value) -> (u16, Value) {
+        if let Some(others) = self.between.take() {
+            self.node["metadata"]["resourceVersion"] = json!(format!("other-{}", self.seen.len()));
+            merge(&mut self.node, &others);
+        }
+        let versions = [fields, &self.node].map(|it| it["metadata"]["resourceVersion"].as_str());
+        if versions[0].is_some() && versions[0] != versions[1] {
+            return (409, json!({}));
+        }
+        merge(&mut self.node, fields);
+        self.node["metadata"]["resourceVersion"] = json!(self.seen.len().to_string());
+        (200, self.node.clone())
     }
 
     fn handle(&mut self, method: &str, path: &str, body: &Value) -> (u16, Value) {
@@ -129,10 +140,7 @@ impl State {
                 self.control();
                 (200, self.node.clone())
             }
-            ("PATCH", path) if path == own => {
-                merge(&mut self.node, body);
-                (200, self.node.clone())
-            }
+            ("PATCH", path) if path == own => self.change(body),
             ("GET", _) if path.starts_with(LEASES) && self.lease.is_null() => (404, json!({})),
             ("GET", _) if path.starts_with(LEASES) => (200, self.lease.clone()),
             ("POST" | "PUT", _) if path.starts_with(LEASES) => self.give(body),
@@ -155,9 +163,12 @@ impl State {
         let notes = &mut self.node["metadata"]["annotations"];
         let is_asked = notes["etcd.k3s.cattle.io/remove"] == "true";
         let is_done = notes["etcd.k3s.cattle.io/removed-node-name"].is_string();
+        if is_asked && self.refuses {
+            return merge(notes, &json!({"etcd.k3s.cattle.io/remove": null}));
+        }
         let name = notes["etcd.k3s.cattle.io/node-name"].as_str().map(str::to_owned);
         let has_role = self.node["metadata"]["labels"]["node-role.kubernetes.io/etcd"] == "true";
-        if let Some(name) = name.filter(|_| is_asked && !is_done && has_role && self.removes) {
+        if let Some(name) = name.filter(|_| is_asked && !is_done && has_role) {
             self.members.retain(|member| *member != name);
             let removed = json!({"metadata": {"annotations": {
                 "etcd.k3s.cattle.io/removed-node-name": name,
@@ -170,7 +181,7 @@ impl State {
 
 /// A healthy server's Node.
 fn server(name: &str, ip: &str, member: &str) -> Value {
-    json!({"metadata": {"name": name, "uid": name,
+    json!({"metadata": {"name": name, "uid": name, "resourceVersion": "0",
         "labels": {"node-role.kubernetes.io/etcd": "true", "node-role.kubernetes.io/control-plane": "true",
             "kubernetes.io/hostname": name},
         "annotations": {"etcd.k3s.cattle.io/node-name": member, "etcd.k3s.cattle.io/node-address": ip}},
@@ -214,19 +225,4 @@ fn request(stream: &mut Stream) -> Option<(String, String, Value)> {
         let (method, path) = (words.next()?.to_owned(), words.next()?.to_owned());
         return Some((method, path, serde_json::from_str(body).unwrap_or_default()));
     }
-}
-
-fn config(ca: &str, (certificate, key): &(String, String)) -> Arc<rustls::ServerConfig> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(ca.as_bytes()).unwrap()).unwrap();
-    let clients =
-        rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
-    let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()];
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_client_cert_verifier(clients.build().unwrap())
-        .with_single_cert(chain, PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap());
-    Arc::new(config.unwrap())
 }

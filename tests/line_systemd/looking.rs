@@ -9,22 +9,14 @@ mod local_api {
     use std::sync::Arc;
 
     use edge_bootstrap::sys::Root;
-    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-    use rustls::pki_types::pem::PemObject as _;
-    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+    use crate::tls::Ca;
 
     /// Writes authority and client files below `root` and answers every request
     /// with what `reply` makes of its first line. Gives the port.
     pub fn serve(root: &Root, reply: impl Fn(&str) -> (u16, String) + Send + 'static) -> u16 {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        let issue = |name: &str| {
-            let key = KeyPair::generate().unwrap();
-            let certificate = CertificateParams::new(vec![name.to_owned()]).unwrap();
-            (certificate.signed_by(&key, &ca).unwrap().pem(), key.serialize_pem())
-        };
-        let (certificate, key) = issue("client");
+        let ca = Ca::new();
+        let (certificate, key) = ca.issue("client");
         for (stem, authority) in [
             ("server/tls/client-admin", "server/tls/server-ca.crt"),
             ("agent/client-kubelet", "agent/server-ca.crt"),
@@ -38,22 +30,7 @@ mod local_api {
             put(&format!("{stem}.crt"), &certificate);
             put(&format!("{stem}.key"), &key);
         }
-        listen(config(&ca.pem(), &issue("127.0.0.1")), reply)
-    }
-
-    fn config(ca: &str, (certificate, key): &(String, String)) -> Arc<rustls::ServerConfig> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(ca.as_bytes()).unwrap()).unwrap();
-        let clients =
-            rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
-        let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()];
-        let config = rustls::ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_client_cert_verifier(clients.build().unwrap())
-            .with_single_cert(chain, PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap());
-        Arc::new(config.unwrap())
+        listen(ca.server("127.0.0.1"), reply)
     }
 
     fn listen(

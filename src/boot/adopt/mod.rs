@@ -23,6 +23,7 @@ use crate::facts::k3s_config::parse_layer;
 use crate::facts::runtime::FileFact;
 use crate::facts::{Fact, HostFacts};
 use crate::kube::{Kube, Node};
+use crate::observe::strangers;
 use crate::paths;
 use crate::plan::adopt::{
     self, Difference, Proposed, Raw, Row, Seen, Setting, agent_drop_in, blockers, differences, in_force,
@@ -94,7 +95,10 @@ pub struct Look {
 /// When what runs, or the assignment for it, cannot be told.
 pub async fn look(agent: &mut Agent, patience: Duration) -> Result<Option<Look>, AdoptError> {
     let host = facts(&agent.root).await;
-    let Some(found) = installed(agent, &host).await? else { return Ok(None) };
+    let strangers = adopt::strangers(&strangers::strangers(&agent.root), &host);
+    let Some(found) = installed(agent, &host).await? else {
+        return if strangers.is_empty() { Ok(None) } else { Err(AdoptError::Refused(strangers)) };
+    };
     let role = found.installed.role;
     let settings = settings(&found.installed);
     let raw = in_force(&settings);
@@ -121,6 +125,7 @@ pub async fn look(agent: &mut Agent, patience: Duration) -> Result<Option<Look>,
         differences(&normal(&old, role, &seen), &normal(effective, role, &seen))
     });
     let mut refusals: Vec<Refusal> = role_differs(role, &assignment).into_iter().collect();
+    refusals.extend(strangers);
     refusals.extend(unmovable(&found, &raw));
     refusals.extend(site_is_guessed(agent, proposed.as_ref()));
     refusals.extend(blockers(&redacted(&raw), &differences, &assignment, &seen));

@@ -9,12 +9,13 @@ use thiserror::Error;
 
 use crate::facts::ca::ca_hash_of_pem;
 use crate::facts::k3s_config::{ConfigParseError, parse_in_clear};
-use crate::facts::{HostFacts, leaf};
+use crate::facts::{HostFacts, leaf, unit_text as line};
 use crate::observe::overrides;
 use crate::ordered::Ordered as _;
 use crate::paths;
-use crate::plan::adopt::{self, ConfigFile, Installed, Seen, Variable, line};
+use crate::plan::adopt::{self, ConfigFile, Installed, Seen, Variable};
 use crate::role::Role;
+use crate::role::words::is_bootstrap_token;
 use crate::sys::{FileError, Root};
 
 /// Why what runs cannot be told.
@@ -242,7 +243,7 @@ fn given_token(root: &Root, raw: &adopt::Raw) -> Result<Option<String>, FileErro
         None => None,
     };
     let token = from_file.or_else(|| last("token").or(last("cluster-secret")).cloned());
-    Ok(token.and_then(|token| adopt::password(&token)).filter(|token| !adopt::is_bootstrap(token)))
+    Ok(token.and_then(|token| adopt::password(&token)).filter(|token| !is_bootstrap_token(token)))
 }
 
 /// The kubelet's certificate for its calls (`client`) or for its callers (`serving`).

@@ -15,12 +15,12 @@ use super::Look;
 use super::read::{drop_in, environment_file};
 use crate::config::AssignmentSource;
 use crate::facts::runtime::StartRecord;
-use crate::paths;
 use crate::plan::adopt::{
     AGENT_DROP_IN, Proposed, agent_drop_in, environment_rest, in_force, redacted, transition, unit_rest,
 };
 use crate::sys::systemd::{Systemd, SystemdError};
 use crate::sys::{Clock, FileError, Root, atomic};
+use crate::{observe, paths};
 
 /// The drop-in of our own configuration that names the local assignment.
 const DROP_IN: &str = "/etc/edge-bootstrap/config.d/50-adopt.toml";
@@ -236,6 +236,7 @@ fn started(root: &Root, look: &Look, restart: bool) -> Result<Act, FileError> {
         effective: Some(redacted(&in_force(&look.settings))),
         accepted: accepted.map(|generation| generation.effective.clone()),
         binary: root.read_link(paths::K3S_LINK)?,
+        server_token: observe::k3s::token_file(root),
         ..StartRecord::default()
     };
     let path = paths::started_with(look.found.installed.unit.trim_end_matches(".service"));

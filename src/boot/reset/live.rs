@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{look, rules, told};
 use crate::boot::Agent;
-use crate::observe::mounts;
+use crate::observe::{mounts, strangers};
 use crate::plan::reset::mounts::is_below;
 use crate::plan::reset::network::Interface;
 use crate::sys::{Root, host, interfaces, processes};
@@ -41,7 +41,7 @@ pub(super) async fn end(agent: &Agent) {
 async fn end_processes(root: &Root) {
     let deadline = Instant::now() + GONE;
     loop {
-        let all = look::all_processes(root);
+        let all = strangers::processes(root);
         let ending = crate::plan::reset::processes::to_end(&all, host::pid());
         if ending.is_empty() || Instant::now() >= deadline {
             return;

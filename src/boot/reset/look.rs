@@ -11,7 +11,7 @@ use super::{Wish, files, may, quorum, rules};
 use crate::boot::Agent;
 use crate::error::Chain;
 use crate::facts::runtime::PinnedIdentity;
-use crate::observe::mounts as table;
+use crate::observe::{mounts as table, strangers};
 use crate::plan::reset::network::{self, Interface};
 use crate::plan::reset::processes::{self, Process};
 use crate::plan::reset::quorum::{Loss, loss};
@@ -136,7 +136,7 @@ pub(super) async fn left(agent: &Agent, running: bool) -> super::Outcome {
 /// What runs. A unit that is down is not named.
 pub(super) async fn live(agent: &Agent) -> Manifest {
     let root = &agent.root;
-    let all = all_processes(root);
+    let all = strangers::processes(root);
     let processes = processes::to_end(&all, host::pid());
     let foreign = foreign_networks(root);
     let mut blind = Vec::new();
@@ -201,28 +201,6 @@ pub(super) async fn unit_names(agent: &Agent, all: &[Process]) -> Vec<String> {
 
 fn is_over(state: &UnitState) -> bool {
     matches!(state.active.as_str(), "inactive" | "failed")
-}
-
-/// Every process that procfs tells. One that ends meanwhile is none.
-pub(super) fn all_processes(root: &Root) -> Vec<Process> {
-    let names = root.list("/proc").unwrap_or_default();
-    names.iter().filter_map(|name| process(root, name.parse().ok()?)).collect()
-}
-
-fn process(root: &Root, pid: u32) -> Option<Process> {
-    let read = |name: &str| root.read_kernel(&format!("/proc/{pid}/{name}"));
-    let stat = read("stat").ok()?;
-    // The name is in brackets and may hold anything.
-    let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?;
-    Some(Process {
-        pid,
-        parent,
-        started: host::process_start(root, pid)?,
-        name: read("comm").unwrap_or_default(),
-        arguments: read("cmdline").unwrap_or_default().split('\0').map(str::to_owned).collect(),
-        groups: read("cgroup").unwrap_or_default(),
-        program: root.read_link(&format!("/proc/{pid}/exe")).ok().flatten().unwrap_or_default(),
-    })
 }
 
 /// Mounts that go, the last one first: what lies in another comes before it.

@@ -3,8 +3,9 @@
 //! Owns the reasons, with what to do about each. A reset that has begun is not
 //! asked again what its cluster loses: that was lost when it began.
 
-use super::{Wish, look};
+use super::Wish;
 use crate::boot::Agent;
+use crate::observe::strangers;
 use crate::plan::reset::processes;
 use crate::plan::reset::quorum::Loss;
 use crate::sys::host;
@@ -12,7 +13,7 @@ use crate::{pause, reset};
 
 /// Why not, one line each; empty when nothing is in the way.
 pub(super) fn obstacles(agent: &Agent, wish: Wish, loss: Option<&Loss>) -> Vec<String> {
-    let all = look::all_processes(&agent.root);
+    let all = strangers::processes(&agent.root);
     let mut found = Vec::new();
     if processes::is_inside(&all, host::pid()) {
         let why =
@@ -30,11 +31,10 @@ pub(super) fn obstacles(agent: &Agent, wish: Wish, loss: Option<&Loss>) -> Vec<S
     if let Some(pause) = pause::current(&agent.root, agent.clock).filter(|_| !wish.kill_only) {
         found.push(format!("paused by {}: {}; `edge-bootstrap resume` ends it", pause.by, pause.reason));
     }
-    let is_breaking = !wish.kill_only && !wish.break_cluster && loss.is_some_and(|loss| loss.breaks);
-    if is_breaking && reset::unfinished(&agent.root).is_none() {
-        found.push(
-            "the other servers would lose their majority; `--break-cluster` says that they shall".to_owned(),
-        );
+    let breaks = loss.and_then(|loss| loss.breaks).filter(|_| !wish.kill_only && !wish.break_cluster);
+    if let Some(why) = breaks.filter(|_| reset::unfinished(&agent.root).is_none()) {
+        let forget = if wish.forget { " --forget" } else { "" };
+        found.push(format!("{why}: `edge-bootstrap reset{forget} --break-cluster --yes`"));
     }
     found
 }

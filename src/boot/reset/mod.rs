@@ -21,6 +21,7 @@ pub use look::{Item, Manifest, look};
 
 use super::{Agent, Stop, StopKind};
 use crate::error::Chain;
+use crate::observe::strangers;
 use crate::plan::reset::{self as plan};
 use crate::reset::{self, Reset};
 use crate::sys::fault;
@@ -153,7 +154,7 @@ fn begin(agent: &Agent, forget: bool, by: &str) -> Result<Reset, ResetError> {
 
 /// Stops k3s, and the slice of pods with all that is in it.
 async fn stop_units(agent: &Agent, disable: bool) -> Result<(), ResetError> {
-    for name in look::unit_names(agent, &look::all_processes(&agent.root)).await {
+    for name in look::unit_names(agent, &strangers::processes(&agent.root)).await {
         let state = agent.systemd.unit(&name).await?;
         if !state.is_down() {
             agent.watcher.doing(&format!("stopping {name}, for at most {} s", STOP.as_secs()));

@@ -4,7 +4,7 @@
 //! bytes. Pure. Every payload passes the host's own rules before it is signed.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use edge_bootstrap::plan::Refusal;
 use edge_bootstrap::plan::keys::{self, Presence};
@@ -221,7 +221,12 @@ pub fn bytes(mut payload: Payload, generation: u64, now: Seconds) -> Result<Vec<
 /// # Errors
 /// [`AssignError`] with everything that is wrong.
 pub fn check(site: &Site, artifacts: &[Artifact], public_url: &str) -> Result<(), AssignError> {
-    let ip = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+    // Some host of the site; its address is of the family of its networks (RFC 5737, RFC 3849).
+    let ip = if site.settings.cluster_cidr.contains(':') {
+        IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))
+    } else {
+        IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1))
+    };
     let node = Node::new(&"a".repeat(26), &site.name, ("192-0-2-1", ip), 0);
     let room = Room { site, nodes: &[], leavers: &[], artifacts, public_url };
     for role in [Role::Server, Role::Agent] {
@@ -342,6 +347,20 @@ mod tests {
         set(&mut site, "cluster-domian");
         let told = check(&site, &[], "https://central:8443").unwrap_err().to_string();
         assert!(told.contains("did you mean cluster-domain"), "{told}");
+    }
+
+    #[test]
+    fn networks_that_servers_cannot_start_with_are_refused_when_they_are_set() {
+        let with = |cluster: &str, service: &str| {
+            let mut site = site();
+            site.settings.cluster_cidr = cluster.to_owned();
+            site.settings.service_cidr = service.to_owned();
+            check(&site, &[], "https://central:8443").map_err(|error| format!("{error:?}"))
+        };
+        let told = with("10.253.0.0/25", "10.254.0.0/29").unwrap_err();
+        assert!(told.contains("cluster.cluster_cidr") && told.contains("cluster.service_cidr"), "{told}");
+        with("fd00:2::/48", "fd00:1::/112").unwrap();
+        with("fd00:2::/48", "10.254.0.0/16").unwrap_err();
     }
 
     #[test]

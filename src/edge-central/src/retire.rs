@@ -27,22 +27,39 @@ pub fn objection(site: &Site, room: &[Node], old: &Node, since: Seconds) -> Opti
     })
 }
 
+/// Why `new` does not come in the place of `old`: another key was given that place
+/// after `new` had asked for it.
+#[must_use]
+pub fn given_meanwhile(old: &Node, new: &Node) -> Option<String> {
+    let at = old.claimed_at.filter(|at| *at > new.up_since)?;
+    Some(format!(
+        "{} is another host by now: {} got that place at {}, after {} had asked for it; --force when that one \
+         is off for good",
+        old.name,
+        old.id,
+        crate::clock::rfc3339(at),
+        new.id
+    ))
+}
+
 /// From when on a report shows that a host is on, seen from `now`.
 #[must_use]
 pub fn lately(now: Seconds) -> Seconds {
     now - CONTACT
 }
 
-/// Nobody could take its member out, and its datastore is the only one.
+/// Nobody could take its member out, and its datastore is the only one: a server
+/// that has not said that it is in the cluster may never have joined it.
 #[must_use]
 pub fn only_server(site: &Site, room: &[Node], old: &Node) -> Option<String> {
     let is_server = |node: &&Node| node.state == NodeState::Claimed && node.role == Some(Role::Server);
-    let others = room.iter().filter(is_server).filter(|node| node.id != old.id).count();
-    let is_last = site.ca_hash.is_some() && old.role == Some(Role::Server) && others == 0;
+    let has_joined = |node: &&Node| node.id != old.id && node.reported.ca_hash.is_some();
+    let is_alone = !room.iter().filter(is_server).any(|node| has_joined(&node));
+    let is_last = site.ca_hash.is_some() && old.role == Some(Role::Server) && is_alone;
     is_last.then(|| {
         format!(
-            "{} is the only server of {}: with it the cluster is lost; `edge-central site reinit --confirm {}` \
-             begins a new one",
+            "{} is the only server of {} that has joined its cluster: with it the cluster is lost; \
+             `edge-central site reinit --confirm {}` begins a new one",
             old.name, site.name, site.name
         )
     })
@@ -114,10 +131,12 @@ pub fn listed(open: &[Retirement]) -> Vec<Retired> {
 #[allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 mod tests {
     use super::*;
+    use crate::store::nodes::Reported;
     use crate::testing::{node, site};
 
     fn server(number: u8) -> Node {
-        Node { role: Some(Role::Server), generation: 3, ..node(number) }
+        let reported = Reported { ca_hash: formed().ca_hash, ..Reported::default() };
+        Node { role: Some(Role::Server), generation: 3, reported, ..node(number) }
     }
 
     fn formed() -> Site {
@@ -146,6 +165,11 @@ mod tests {
         let words = objection(&formed, &room[..1], &server(1), 100).unwrap();
         assert!(words.contains("site reinit"), "{words}");
         assert_eq!(objection(&formed, &room[..1], &Node { role: Some(Role::Agent), ..server(3) }, 100), None);
+        let joins = Node { reported: Reported::default(), ..server(2) };
+        assert!(
+            objection(&formed, &[server(1), joins], &server(1), 100).is_some(),
+            "it may never have joined"
+        );
         let mut alive = server(1);
         alive.reported.at = Some(101);
         assert!(objection(&formed, &room, &alive, 100).unwrap().contains("--force"));

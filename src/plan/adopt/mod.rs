@@ -7,28 +7,30 @@
 //! is given holds secrets, and what it shows does not.
 
 mod compare;
-pub mod line;
 mod proposal;
 mod rest;
 mod rows;
 mod seen;
+mod strangers;
 mod table;
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 pub use compare::{Difference, blockers, differences, normal};
-pub use proposal::{Proposed, is_bootstrap, password, proposal};
+pub use proposal::{Proposed, password, proposal};
 pub use rest::{
     AGENT_DROP_IN, Rest, agent_drop_in, environment_rest, left_out, transition, unit_rest, unwritable,
 };
 pub use rows::{Row, rows, shown};
 pub use seen::Seen;
+pub use strangers::strangers;
 pub use table::key_of;
 
 use super::keys::values;
 use super::refusal::Refusal;
 use super::{Inputs, keys, pinned, retire, units};
+use crate::facts::HostFacts;
 use crate::facts::k3s_config::{Effective, Layer, SECRET_KEYS};
 use crate::paths;
 use crate::role::{K3sVersion, Role};
@@ -302,9 +304,12 @@ pub(super) fn is_needed(inputs: Inputs<'_>) -> Option<Refusal> {
     if pinned(inputs.facts).is_some() || runtime.files.contains_key(paths::ADOPTED) {
         return None;
     }
-    let is_alive = |unit: &&str| is_enabled_or_up(inputs, unit) || has_lived(inputs);
+    let facts = inputs.facts;
+    let is_alive = |unit: &&str| is_enabled_or_up(facts, unit) || has_lived(facts);
     let unit = [units::K3S, units::K3S_AGENT].into_iter().filter(is_alive);
-    let path = unit.filter_map(|unit| foreign_unit(inputs, unit)).next()?;
+    let Some(path) = unit.filter_map(|unit| foreign_unit(facts, unit)).next() else {
+        return strangers(&runtime.k3s.strangers, facts).into_iter().next();
+    };
     Some(Refusal::new(
         "EB-adopt-needed",
         format!("the k3s of this host was installed by others: {path}"),
@@ -313,15 +318,19 @@ pub(super) fn is_needed(inputs: Inputs<'_>) -> Option<Refusal> {
 }
 
 /// The file that counts for `unit`, when others wrote it.
-fn foreign_unit(inputs: Inputs<'_>, unit: &str) -> Option<String> {
-    let files = &inputs.facts.runtime.files;
-    let places = ["/etc/systemd/system", "/usr/lib/systemd/system"].map(|place| format!("{place}/{unit}"));
-    let path = places.into_iter().find(|path| files.contains_key(path))?;
-    files.get(&path)?.text.as_deref().is_some_and(units::is_foreign).then_some(path)
+fn foreign_unit(facts: &HostFacts, unit: &str) -> Option<String> {
+    let path = unit_file(facts, unit)?;
+    let text = facts.runtime.files.get(&path)?.text.as_deref();
+    text.is_some_and(units::is_foreign).then_some(path)
 }
 
-fn is_enabled_or_up(inputs: Inputs<'_>, unit: &str) -> bool {
-    let runtime = &inputs.facts.runtime;
+fn unit_file(facts: &HostFacts, unit: &str) -> Option<String> {
+    let places = ["/etc/systemd/system", "/usr/lib/systemd/system"].map(|place| format!("{place}/{unit}"));
+    places.into_iter().find(|path| facts.runtime.files.contains_key(path))
+}
+
+fn is_enabled_or_up(facts: &HostFacts, unit: &str) -> bool {
+    let runtime = &facts.runtime;
     let state = runtime.units.get(unit.trim_end_matches(".service")).and_then(|state| state.known());
     let link = format!("/etc/systemd/system/multi-user.target.wants/{unit}");
     runtime.links.contains_key(&link)
@@ -329,8 +338,8 @@ fn is_enabled_or_up(inputs: Inputs<'_>, unit: &str) -> bool {
 }
 
 /// What cannot be read may have lived.
-fn has_lived(inputs: Inputs<'_>) -> bool {
-    let remains = inputs.facts.runtime.k3s.remains.known();
+fn has_lived(facts: &HostFacts) -> bool {
+    let remains = facts.runtime.k3s.remains.known();
     remains.is_none_or(|remains| remains.iter().any(|path| retire::belongs_to_a_cluster(path)))
 }
 

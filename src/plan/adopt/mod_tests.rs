@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::facts::k3s_config::parse_in_clear;
+use crate::facts::unit_text as line;
+use crate::role::words::is_bootstrap_token;
 use crate::wire::written;
 
 /// The command line of the field, behind `k3s server`.
@@ -132,6 +134,10 @@ fn the_proposal_is_an_assignment_of_what_runs() {
     assert!(duty.cluster.ca_hash.is_some());
     let snapshots = duty.snapshots.unwrap();
     assert_eq!((snapshots.retention, snapshots.s3.unwrap().bucket.as_str()), (5, "b"));
+    for (told, kept) in [("0", 5), ("9", 9)] {
+        let (assignment, _) = proposed(FIELD, &[&format!("etcd-snapshot-retention: {told}\n")]);
+        assert_eq!(assignment.duty.unwrap().snapshots.unwrap().retention, kept, "as k3s is told {told}");
+    }
     let free: Vec<_> = duty.k3s.config.iter().map(|(key, value)| (key.as_str(), value.to_string())).collect();
     let expected = [
         ("disable", "[\"runtimes\"]"),
@@ -275,9 +281,9 @@ fn settings_that_would_make_another_node_are_no_way_to_take_it_over() {
 
 #[test]
 fn a_token_of_a_day_is_no_token_of_a_cluster() {
-    assert!(is_bootstrap("abcdef.0123456789abcdef"));
+    assert!(is_bootstrap_token("abcdef.0123456789abcdef"));
     for token in ["abcdef.0123456789abcde", "Abcdef.0123456789abcdef", "canary", "a.b", ""] {
-        assert!(!is_bootstrap(token), "{token}");
+        assert!(!is_bootstrap_token(token), "{token}");
     }
 }
 

@@ -50,16 +50,6 @@ pub fn password(token: &str) -> Option<String> {
     (!bare.is_empty()).then(|| bare.to_owned())
 }
 
-/// Whether a token is one of those that end after a day (`k3s token create`): good
-/// for a join, and of no use later (k3s: pkg/clientaccess/token.go).
-#[must_use]
-pub fn is_bootstrap(password: &str) -> bool {
-    let is_word = |word: &str, length| {
-        word.len() == length && word.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
-    };
-    password.split_once('.').is_some_and(|(id, secret)| is_word(id, 6) && is_word(secret, 16))
-}
-
 /// The assignment of what runs with `raw`, for `site`.
 ///
 /// # Errors
@@ -189,7 +179,11 @@ fn snapshots(text: &mut String, raw: &Raw) {
     if !keys.iter().any(|key| raw.contains_key(*key)) && !has_s3(raw) {
         return;
     }
-    let [schedule, retention] = keys.map(|key| last(raw, key).or(default_of(key)).unwrap_or_default());
+    let [schedule, retention] = keys.map(|key| {
+        // With 0 k3s keeps every snapshot, which no assignment may ask for.
+        let is_zero = |value: &&str| key == keys[1] && value.parse() == Ok(0_u32);
+        last(raw, key).filter(|value| !is_zero(value)).or(default_of(key)).unwrap_or_default()
+    });
     let _ = write!(text, "\n[etcd.snapshots]\nschedule = {}\nretention = {retention}\n", quoted(schedule));
     if !has_s3(raw) {
         return;

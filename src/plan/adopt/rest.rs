@@ -4,7 +4,8 @@
 //! Owns what stays: variables that set no key (proxies of the runtime among
 //! them) and whatever else operators wrote into drop-ins of the unit.
 
-use super::{Raw, line, table};
+use super::{Raw, table};
+use crate::facts::unit_text as line;
 use crate::plan::yaml::{self, Value};
 use crate::role::Role;
 

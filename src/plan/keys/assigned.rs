@@ -64,8 +64,8 @@ fn refusal(version: &K3sVersion, mut wrong: Vec<String>, not_allowed: &[String])
     let correct = "correct `k3s.config` at the central service";
     let next = match (wrong.is_empty(), not_allowed.is_empty()) {
         (_, true) => correct.to_owned(),
-        (true, false) => format!("remove it there, or {}", permission(not_allowed)),
-        (false, false) => format!("{correct}; what needs permission: {}", permission(not_allowed)),
+        (true, false) => format!("remove it at the central service, or {}", permission(not_allowed)),
+        (false, false) => format!("{correct}; for what needs permission, {}", permission(not_allowed)),
     };
     if !not_allowed.is_empty() {
         wrong.push(format!("{}: not allowed without this host's permission", not_allowed.join(", ")));
@@ -93,7 +93,7 @@ impl Case<'_> {
             Presence::Known(key) => key,
             Presence::Perhaps(key) if self.role == Role::Server => {
                 let note = format!(
-                    "`k3s.config` sets {name}, and k3s {} may not know it yet ({}): it warns then and goes on without it",
+                    "`k3s.config` sets {name}, which k3s {} may not know yet (it is in {}): it then warns and ignores the key",
                     self.version,
                     key.versions()
                 );
@@ -131,15 +131,16 @@ impl Case<'_> {
             }
             Presence::Unknown => unknown(name),
             Presence::OtherRole(_) if role == Role::Agent => {
-                format!("an agent does not know {name} and would end at it: set it for servers only")
+                format!("an agent does not know {name} and would exit with an error: set it for servers only")
             }
             Presence::OtherRole(_) => format!("a {role} does not know {name}"),
             Presence::Removed(key) => format!("{name} is only in {}{}", key.versions(), replacement(key)),
-            Presence::Perhaps(key) => {
-                format!("an agent may not know {name} yet and would end at it ({})", key.versions())
-            }
+            Presence::Perhaps(key) => format!(
+                "an agent of this version may not know {name} yet, and would exit with an error then (it is in {})",
+                key.versions()
+            ),
             Presence::NotYet(key) | Presence::Known(key) => {
-                format!("a {role} has {name} in {}", key.versions())
+                format!("a {role} of this version does not know {name} (it is in {})", key.versions())
             }
         };
         Err(Fault::Wrong(words))
@@ -208,7 +209,7 @@ fn typed(key: Key, value: &Json) -> Result<Option<Value>, Fault> {
             whole(value).map(|number| Some(Value::Bare(number))).ok_or_else(|| wrong("a whole number"))
         }
         (Kind::Duration, Json::String(text)) if is_duration(text) => Ok(Some(Value::text(text))),
-        (Kind::Duration, _) => Err(wrong("a duration above zero, for example \"5m\"")),
+        (Kind::Duration, _) => Err(wrong("a duration above zero such as \"5m\"")),
         (Kind::Text(words), Json::String(text)) => {
             text_of(name, text, words).map(|text| Some(Value::Text(text)))
         }

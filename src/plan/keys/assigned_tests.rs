@@ -29,7 +29,7 @@ fn everything_that_does_not_fit_is_told_at_once() {
     for part in [
         "kubelet-args is no key of k3s; did you mean kubelet-arg (every version)?",
         "no-deploy is only in versions before v1.26.0: use disable",
-        "a server has secrets-encryption-provider in v1.30.12 perhaps, v1.31.8, v1.32.4 and newer",
+        "a server of this version does not know secrets-encryption-provider (it is in v1.30.12 perhaps, v1.31.8, v1.32.4 and newer)",
         "debug takes true or false, not that text",
         "the plan itself decides token",
         "docker is not for nodes of edge-bootstrap",
@@ -119,6 +119,7 @@ fn a_list_of_flags_is_no_open_door() {
         (json!({"kubelet-arg": ["v=2", "hostname-override=x"]}), "the Node's name is `node.name`"),
         (json!({"kubelet-arg": "node_ip=10.0.0.1"}), "the Node's address is `node.ip`"),
         (json!({"kubelet-arg": "register-node=false"}), "would have no Node"),
+        (json!({"kubelet-arg": "cgroup-driver=cgroupfs"}), "that of containerd"),
         (json!({"etcd-arg": ["force-new-cluster=true"]}), "go on alone"),
         (json!({"etcd-arg": ["Initial-Cluster-State=new"]}), "who this member is"),
         (json!({"kube-apiserver-arg": ["etcd-servers=https://a:2379"]}), "another datastore"),

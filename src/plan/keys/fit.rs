@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Key, Presence, canonical, of, rows, values};
+use super::{Key, May, Presence, canonical, of, rows, values};
 use crate::facts::k3s_config::{Effective, Layer};
 use crate::ordered::Ordered as _;
 use crate::paths::K3S_CONFIG_DIR;
@@ -29,7 +29,7 @@ pub fn written(config: &Effective, (version, role): (&K3sVersion, Role)) -> Opti
         Refusal::new(
             "EB-lint-key",
             format!("the plan writes {}, which a {role} of k3s {version} does not know", unfit.join(", ")),
-            "this is a fault of edge-bootstrap: nothing was changed, report it",
+            "this is a defect of edge-bootstrap: nothing was changed; please report it",
         )
     })
 }
@@ -54,8 +54,10 @@ pub fn drop_in_refused(
     })?;
     Some(Refusal::new(
         "EB-override",
-        format!("a file in {K3S_CONFIG_DIR} sets {name}, at which a {role} of k3s {version} would end"),
-        "remove that key there",
+        format!(
+            "a file in {K3S_CONFIG_DIR} sets {name}, which k3s {version} as {role} does not know: it would exit with an error"
+        ),
+        format!("remove {name} from that file"),
     ))
 }
 
@@ -68,7 +70,7 @@ pub fn drop_in_value(layers: &[Layer]) -> Option<Refusal> {
         Some(Refusal::new(
             "EB-override",
             format!("a file in {K3S_CONFIG_DIR} sets {name}: {problem}"),
-            "correct it there",
+            format!("correct {name} in that file"),
         ))
     })
 }
@@ -84,7 +86,7 @@ pub fn drop_in_notes(layers: &[Layer], (version, role): (&K3sVersion, Role)) -> 
     };
     let note = |name: &str| {
         format!(
-            "a file in {K3S_CONFIG_DIR} sets {name}, which k3s {version} as {role} does not know for certain"
+            "a file in {K3S_CONFIG_DIR} sets {name}, which k3s {version} as {role} may not know and then ignores"
         )
     };
     names(layers).filter(left_out).map(note).collect()
@@ -100,11 +102,31 @@ pub fn critical(planned: &Effective, whole: &Effective) -> Option<Refusal> {
     Some(Refusal::new(
         "EB-override",
         format!(
-            "a file in {K3S_CONFIG_DIR} changes {}, which all servers of the room must have alike",
+            "a file in {K3S_CONFIG_DIR} changes {}, which must be the same on all servers of the room",
             key.name
         ),
-        format!("remove it there; for all servers: {} in `k3s.config` of the assignment", key.name),
+        elsewhere(key),
     ))
+}
+
+/// Where a value belongs that all servers must have alike.
+fn elsewhere(key: Key) -> String {
+    let name = key.name;
+    match (key.may(), key.instead()) {
+        (May::Free, _) => {
+            format!(
+                "remove {name} from that file; to set it on all servers, use `k3s.config` of the assignment"
+            )
+        }
+        (May::Host, _) => format!(
+            "remove {name} from that file; to set it on all servers, use `k3s.config` of the assignment and \
+             [trust] allow-keys of each host"
+        ),
+        (May::Plan, field) if !field.is_empty() => {
+            format!("remove {name} from that file; `{field}` of the assignment decides it for all servers")
+        }
+        _ => format!("remove {name} from that file"),
+    }
 }
 
 /// What of `effective` all servers of a room must have alike, for the central

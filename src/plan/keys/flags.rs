@@ -88,7 +88,7 @@ pub fn drop_in_flag(layers: &[Layer]) -> Option<Refusal> {
     Some(Refusal::new(
         "EB-override",
         format!("a file in {K3S_CONFIG_DIR} sets {argument} in {list}: {why}"),
-        "remove it there",
+        format!("remove {argument} from {list} in that file"),
     ))
 }
 

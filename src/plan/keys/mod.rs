@@ -268,11 +268,14 @@ pub fn waits_for_start(name: &str) -> bool {
     marked(name, "next-start")
 }
 
-/// Whether an operator's drop-in must not set `name`, because it would break an
-/// invariant of identity or membership.
+/// Whether an operator's drop-in on a host of `role` must not set `name`: it would
+/// break an invariant of identity or membership, or nothing of this program would
+/// find k3s any more, which it looks for at the ports of 127.0.0.1.
 #[must_use]
-pub fn is_guarded(name: &str) -> bool {
-    marked(name, "guarded")
+pub fn is_guarded(name: &str, role: Role) -> bool {
+    let named = || rows().filter(|key| key.is_called(name));
+    let key = named().find(|key| key.serves(role)).or_else(|| named().next());
+    key.is_some_and(|key| key.has("guarded"))
 }
 
 fn marked(name: &str, mark: &str) -> bool {

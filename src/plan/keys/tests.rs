@@ -29,6 +29,7 @@ fn every_row_of_the_table_can_be_read() {
         let releases = |column: &str| column == "0" || column.is_empty() || since::lines(column).count() > 0;
         assert!(!key.columns[1].is_empty() && releases(key.columns[1]) && releases(key.columns[2]), "{line}");
         assert!(key.columns[4] == "D" || releases(key.columns[4]), "{line}");
+        assert!(key.name.parse::<crate::role::words::ConfigKey>().is_ok(), "no assignment can set {line}");
     }
     let named: Vec<_> = rows().map(|key| (key.name, key.columns[0])).collect();
     assert_eq!(named.iter().collect::<BTreeSet<_>>().len(), named.len(), "a key stands twice");
@@ -99,10 +100,13 @@ fn the_facts_know_the_same_short_names_and_secrets() {
                 let names: Vec<&String> = read.keys().collect();
                 assert_eq!(names, [&format!("{}{end}", key.name)], "{alias}");
             }
-            assert_eq!(is_guarded(alias), is_guarded(key.name));
+            assert_eq!(is_guarded(alias, Role::Server), is_guarded(key.name, Role::Server));
             assert_eq!(waits_for_start(alias), waits_for_start(key.name));
         }
         assert_eq!(key.is_secret(), SECRET_KEYS.contains(&key.name), "{}", key.name);
+    }
+    for secret in SECRET_KEYS {
+        assert!(rows().any(|key| key.name == secret), "k3s has no key {secret}");
     }
 }
 
@@ -117,9 +121,20 @@ fn the_nearest_key_is_named() {
 
 #[test]
 fn what_may_be_set_freely_is_never_guarded() {
-    let both: Vec<_> = rows().filter(|key| key.may() == May::Free && is_guarded(key.name)).collect();
-    assert!(both.is_empty(), "{both:?}");
+    let is_both = |key: &Key| key.may() == May::Free && key.has("guarded");
+    assert_eq!(rows().find(is_both), None);
     assert!(rows().filter(|key| key.may() == May::Free).count() > 25);
+}
+
+#[test]
+fn what_moves_k3s_from_where_it_is_looked_for_is_nobodys_to_set() {
+    for name in ["https-listen-port", "supervisor-port", "bind-address", "lb-server-port", "vpn-auth"] {
+        assert!(is_guarded(name, Role::Server), "{name}");
+        let key = rows().find(|key| key.name == name && key.serves(Role::Server)).unwrap();
+        assert_eq!(key.may(), May::Never, "{name}");
+    }
+    assert!(!is_guarded("bind-address", Role::Agent), "an agent's own ports are no server's");
+    assert!(is_guarded("cluster-init", Role::Agent), "the other role's key");
 }
 
 #[test]

@@ -1,14 +1,15 @@
 //! Values that k3s would refuse, or that mean something else than they say.
 //!
-//! Owns the forms of addresses, networks, ports, names, numbers, switches, URLs
-//! and flags, and which lists k3s splits at commas. Guesses nothing: a value
+//! Owns the forms of addresses, networks, ports, names, labels, numbers, durations,
+//! switches, URLs and flags, and which lists k3s splits at commas. Guesses nothing: a value
 //! that is wrong is told, and never corrected.
 
 use std::net::IpAddr;
 
 use super::{Kind, rows};
 use crate::facts::network::Cidr;
-use crate::role::schedule::is_schedule;
+use crate::role::schedule::{is_duration, is_schedule};
+use crate::role::words::{LabelKey, LabelValue, Taint};
 
 /// Lists whose values k3s splits at commas (k3s: pkg/cli/cmds, util.SplitStringSlice).
 const COMMAS: [&str; 9] = [
@@ -26,7 +27,7 @@ const COMMAS: [&str; 9] = [
 /// Form, what to say of a value that has another, and the keys that have it.
 type Form = (fn(&str) -> bool, &'static str, &'static [&'static str]);
 
-const FORMS: [Form; 8] = [
+const FORMS: [Form; 10] = [
     (
         |value| value.parse::<IpAddr>().is_ok(),
         "no IP address",
@@ -53,6 +54,8 @@ const FORMS: [Form; 8] = [
     (is_domain, "no domain name", &["cluster-domain", "node-external-dns", "node-internal-dns"]),
     (|value| value.starts_with("https://"), "no https URL", &["server"]),
     (is_schedule, "no schedule like 0 */6 * * *", &["etcd-snapshot-schedule-cron"]),
+    (is_label, "no label that a kubelet may put on its own Node", &["node-label"]),
+    (|value| value.parse::<Taint>().is_ok(), "no taint like key=value:NoSchedule", &["node-taint"]),
     (
         |value| !value.is_empty() && !value.contains("://") && !value.contains(char::is_whitespace),
         "no registry like registry.example.net:5000",
@@ -75,6 +78,7 @@ pub(in crate::plan) fn problem(key: &str, values: &[String]) -> Option<String> {
     }
     match rows().find(|row| row.name == key).map(|row| row.kind()) {
         Some(Kind::Number) => wrong(values, "no number", |value| value.parse::<u64>().is_ok()),
+        Some(Kind::Duration) => wrong(values, "no duration like 5m", is_duration),
         Some(Kind::Switch) => wrong(values, "neither true nor false", |value| truth(value).is_some()),
         _ => None,
     }
@@ -135,6 +139,14 @@ fn is_domain(value: &str) -> bool {
     value.len() <= 253 && value.split('.').all(is_label)
 }
 
+/// Nothing is no label, and the kubelet passes over it.
+fn is_label(value: &str) -> bool {
+    value.is_empty()
+        || value.split_once('=').is_some_and(|(key, value)| {
+            key.parse::<LabelKey>().is_ok() && value.parse::<LabelValue>().is_ok()
+        })
+}
+
 /// `name` or `name=value`; k3s's parts end at a flag whose name has a blank.
 fn is_flag(value: &str) -> bool {
     let name = value.split('=').next().unwrap_or_default();
@@ -176,6 +188,13 @@ mod tests {
             ("etcd-snapshot-retention", "-1", false),
             ("etcd-snapshot-schedule-cron", "0 */6 * * *", true),
             ("etcd-snapshot-schedule-cron", "every 6 hours", false),
+            ("etcd-s3-timeout", "1m30s", true),
+            ("etcd-s3-timeout", "30", false),
+            ("node-label", "example.net/rack=7", true),
+            ("node-label", "example.net/rack", false),
+            ("node-label", "node-role.kubernetes.io/worker=true", false),
+            ("node-taint", "gpu:NoExecute", true),
+            ("node-taint", "gpu=yes", false),
             ("debug", "T", true),
             ("debug", "yes", false),
             ("node-name", "anything", true),

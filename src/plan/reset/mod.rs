@@ -12,6 +12,7 @@ pub mod rules;
 
 use super::refusal::Refusal;
 use super::{hosts, retire, units};
+use crate::facts::overrides::Service;
 use crate::facts::runtime::PinnedIdentity;
 use crate::paths;
 
@@ -191,16 +192,19 @@ pub const UNIT_DIRECTORIES: [&str; 4] = [
 #[must_use]
 pub fn is_unit_of_k3s(name: &str, text: &str) -> bool {
     let is_other = name.starts_with("k3s") && name.ends_with(".service") && !name.contains('@');
-    // The installer puts each argument on a line of its own.
-    let text = text.replace("\\\n", " ");
-    let starts = |line: &str| {
-        let command = line.trim().strip_prefix("ExecStart=").unwrap_or_default();
-        let mut words =
-            command.split_whitespace().map(|word| word.trim_matches(['\'', '"', '-', '@', '+', '!', ':']));
-        let is_k3s = words.next().is_some_and(|program| program.rsplit('/').next() == Some("k3s"));
-        is_k3s && words.any(|word| matches!(word, "server" | "agent"))
-    };
-    is_other && !UNITS.contains(&name) && text.lines().any(starts)
+    is_other && !UNITS.contains(&name) && starts_k3s(text)
+}
+
+/// Whether a unit file starts a server or an agent of k3s, under whatever name.
+#[must_use]
+pub fn starts_k3s(text: &str) -> bool {
+    let mut service = Service::default();
+    service.merge("", text);
+    service.exec_start.iter().any(|(_, words)| {
+        let program = words.first().map(|word| word.trim_start_matches(['-', '@', ':', '+', '!']));
+        let is_k3s = program.is_some_and(|program| program.rsplit('/').next() == Some("k3s"));
+        is_k3s && words.iter().any(|word| matches!(word.as_str(), "server" | "agent"))
+    })
 }
 
 /// A reset that has begun and not ended: nothing of k3s starts.
@@ -273,11 +277,11 @@ mod tests {
     fn a_unit_of_k3s_is_told_by_what_it_starts() {
         let of_installer = "[Service]\nExecStart=/usr/local/bin/k3s \\\n    server \\\n\t'--disable' \\\n";
         assert!(is_unit_of_k3s("k3s-edge.service", of_installer));
-        assert!(is_unit_of_k3s("k3s-server.service", "ExecStart=/usr/bin/k3s server\n"));
+        assert!(is_unit_of_k3s("k3s-server.service", "[Service]\nExecStart=-/usr/bin/k3s 'server'\n"));
         assert!(!is_unit_of_k3s("k3s.service", of_installer), "it is known by its name");
-        for text in ["ExecStart=/usr/bin/k3s-backup server", "ExecStart=/usr/bin/k3s etcd-snapshot save", ""]
-        {
-            assert!(!is_unit_of_k3s("k3s-backup.service", text), "{text}");
+        for command in ["/usr/bin/k3s-backup server", "/usr/bin/k3s etcd-snapshot save", ""] {
+            let text = format!("[Service]\nExecStart={command}\n");
+            assert!(!is_unit_of_k3s("k3s-backup.service", &text), "{text}");
         }
         assert!(
             !is_unit_of_k3s("my-k3s.service", of_installer) && !is_unit_of_k3s("k3s-@.service", of_installer)

@@ -32,15 +32,16 @@ pub struct Process {
     pub groups: String,
     /// Its program; empty when that is not known.
     pub program: String,
+    /// Where `/proc/PID/ns/pid` leads; empty when that is not known.
+    pub space: String,
 }
 
 impl Process {
     fn why(&self) -> Option<&'static str> {
-        let has_part = |wanted: &str| self.groups.split(['/', '\n']).any(|part| part == wanted);
-        if super::UNITS.iter().any(|unit| has_part(unit)) {
+        if super::UNITS.iter().any(|unit| self.is_in(unit)) {
             return Some("runs in a unit of k3s");
         }
-        if self.groups.split(['/', '\n', ':']).any(|part| part.starts_with("kubepods")) {
+        if self.is_in_pod() {
             return Some("runs in a pod");
         }
         if self.is_k3s() {
@@ -52,18 +53,34 @@ impl Process {
     /// k3s calls itself `k3s-server` and `k3s-agent` (k3s: pkg/cli/server/server.go);
     /// what it unpacks lies in its data directory.
     fn is_k3s(&self) -> bool {
-        let verb = self.arguments.get(1).map(String::as_str);
         let unpacked =
             self.program.strip_prefix(paths::K3S_DATA).is_some_and(|rest| rest.starts_with("/data/"));
-        matches!(self.name.as_str(), "k3s-server" | "k3s-agent" | "k3s-init")
-            || (self.name == "k3s" && matches!(verb, Some("server" | "agent")))
-            || (unpacked && self.name.starts_with("containerd"))
+        self.is_k3s_itself() || (unpacked && self.name.starts_with("containerd"))
     }
 
-    /// In somebody else's container or machine, which may run a k3s of its own.
+    fn is_k3s_itself(&self) -> bool {
+        let verb = self.arguments.get(1).map(String::as_str);
+        matches!(self.name.as_str(), "k3s-server" | "k3s-agent" | "k3s-init")
+            || (self.name == "k3s" && matches!(verb, Some("server" | "agent")))
+    }
+
+    fn is_in(&self, unit: &str) -> bool {
+        self.groups.split(['/', '\n']).any(|part| part == unit)
+    }
+
+    fn is_in_pod(&self) -> bool {
+        self.groups.split(['/', '\n', ':']).any(|part| part.starts_with("kubepods"))
+    }
+
+    /// In somebody else's container or machine, which may run a k3s of its own. A
+    /// container that a pod runs in itself is the pod's: the outermost group counts.
     fn is_nested(&self) -> bool {
-        let mut parts = self.groups.split(['/', '\n', ':']);
-        parts.any(|part| NESTED.iter().any(|mark| part.starts_with(mark)))
+        let is_others = |part: &&str| NESTED.iter().any(|mark| part.starts_with(mark));
+        let is_own = |part: &&str| part.starts_with("kubepods") || super::UNITS.contains(part);
+        self.groups.lines().any(|line| {
+            let outermost = line.split(['/', ':']).find(|part| is_others(part) || is_own(part));
+            outermost.is_some_and(|part| is_others(&part))
+        })
     }
 
     fn is_shim(&self) -> bool {
@@ -73,11 +90,42 @@ impl Process {
     }
 }
 
-/// Whether a process is in somebody else's container or machine, and this host
-/// itself is none.
+/// Whether a process is in somebody else's container or machine: by the name of its
+/// control group where this host itself is none, and by its name space of processes,
+/// unless the first process of that is a pod's.
 fn in_others_machine(all: &[Process]) -> impl Fn(&Process) -> bool {
-    let is_nested = all.iter().any(|process| process.pid == 1 && process.is_nested());
-    move |process| process.is_nested() && !is_nested
+    let by_pid: BTreeMap<u32, &Process> = all.iter().map(|process| (process.pid, process)).into_map();
+    let init = by_pid.get(&1).copied();
+    let is_nested = init.is_some_and(Process::is_nested);
+    let is_pods = |first: &Process, by_pid: &BTreeMap<u32, &Process>| {
+        let above = ancestors(by_pid, first.pid);
+        let has_shim = above.iter().any(|pid| by_pid.get(pid).is_some_and(|above| above.is_shim()));
+        first.is_in_pod() || has_shim || super::UNITS.iter().any(|unit| first.is_in(unit))
+    };
+    move |process| {
+        let first = init.and_then(|init| first_of_space(&by_pid, process, &init.space));
+        first.is_some_and(|first| !is_pods(first, &by_pid)) || process.is_nested() && !is_nested
+    }
+}
+
+/// The first process of the container or machine that `process` is in; `None` for
+/// one of this host itself, whose name space is `own`.
+fn first_of_space<'a>(
+    by_pid: &BTreeMap<u32, &'a Process>,
+    process: &Process,
+    own: &str,
+) -> Option<&'a Process> {
+    let mut first = None;
+    let mut next = by_pid.get(&process.pid).copied();
+    // As often at most as there are processes: a table that changed may hold a circle.
+    for _ in by_pid {
+        let Some(found) = next.filter(|it| !it.space.is_empty() && it.space != own && !own.is_empty()) else {
+            break;
+        };
+        first = Some(found);
+        next = by_pid.get(&found.parent).copied();
+    }
+    first
 }
 
 /// Processes that must end, with the reason, in the order of their numbers.
@@ -113,6 +161,20 @@ pub fn other_kubelet(all: &[Process]) -> Option<&Process> {
     let is_others = in_others_machine(all);
     let mut own = all.iter().filter(|process| !is_others(process) && process.why().is_none());
     own.find(|process| KUBELETS.contains(&process.name.as_str()))
+}
+
+/// A k3s that runs outside of [`super::UNITS`], with the service that it is part
+/// of, where there is one.
+#[must_use]
+pub fn strangers(all: &[Process]) -> Vec<(Option<String>, u32)> {
+    let is_others = in_others_machine(all);
+    let is_known = |process: &Process| super::UNITS.iter().any(|unit| process.is_in(unit));
+    let k3s = all.iter().filter(|process| process.is_k3s_itself() && !is_known(process));
+    let service = |process: &Process| {
+        let mut parts = process.groups.split(['/', '\n']);
+        parts.find(|part| part.ends_with(".service")).map(str::to_owned)
+    };
+    k3s.filter(|process| !is_others(process)).map(|process| (service(process), process.pid)).collect()
 }
 
 /// Units whose own process may be k3s under another name, with that process:
@@ -217,6 +279,19 @@ mod tests {
     }
 
     #[test]
+    fn a_k3s_outside_of_its_units_is_a_stranger_unless_it_is_in_somebody_elses_machine() {
+        let all = [
+            process(1, 0, "systemd", "0::/init.scope"),
+            process(5, 1, "k3s-server", "0::/system.slice/k3s-edge.service"),
+            process(6, 1, "k3s-agent", "0::/user.slice/user-0.slice/session-1.scope"),
+            process(7, 1, "k3s-server", "0::/system.slice/k3s.service"),
+            process(8, 1, "k3s-server", "0::/docker/k3d"),
+            process(9, 5, "containerd", "0::/system.slice/k3s-edge.service"),
+        ];
+        assert_eq!(strangers(&all), [(Some("k3s-edge.service".to_owned()), 5), (None, 6)]);
+    }
+
+    #[test]
     fn a_reset_does_not_end_itself_and_knows_that_it_is_inside_a_pod() {
         let all = [
             process(1, 0, "systemd", ""),
@@ -235,6 +310,45 @@ mod tests {
         let init = |groups: &str| process(1, 0, "systemd", groups);
         assert!(numbers(&[init("0::/init.scope"), inside.clone()], 99).is_empty());
         assert_eq!(numbers(&[init(&format!("{machine}/init.scope")), inside], 99), [9]);
+    }
+
+    #[test]
+    fn a_container_in_a_pod_ends_with_the_pod_and_a_cluster_in_a_container_does_not() {
+        let in_pod = "0::/kubepods/burstable/pod1/0a1b/docker/2c3d";
+        let in_scope = "4:cpu:/kubepods.slice/kubepods-pod1.slice:cri-containerd:0a1b/docker/2c3d";
+        let all = [
+            process(1, 0, "systemd", "0::/init.scope"),
+            process(5, 1, "app", in_pod),
+            process(6, 1, "app", in_scope),
+            process(7, 1, "app", "0::/docker/kind/kubelet/kubepods/pod2"),
+        ];
+        assert_eq!(numbers(&all, 99), [5, 6]);
+    }
+
+    #[test]
+    fn a_machine_under_any_name_is_told_by_its_own_name_space_and_a_pod_by_its_first_process() {
+        let in_space = |space: &str, process: Process| Process { space: space.to_owned(), ..process };
+        let pod = "0::/kubepods.slice/kubepods-pod1.slice/cri-1.scope";
+        let all = [
+            in_space("own", process(1, 0, "systemd", "0::/init.scope")),
+            in_space("own", process(2, 1, "k3s-server", "0::/system.slice/k3s.service")),
+            // A machine in a service of somebody's, with a k3s, a shim and a pod of its own.
+            in_space("m", process(3, 1, "systemd", "0::/system.slice/box.service/payload/init.scope")),
+            in_space("m", process(4, 3, "k3s-server", "0::/system.slice/box.service/payload/k3s.service")),
+            in_space("m", shim(5, NAMESPACE)),
+            in_space("n", process(6, 5, "app", "0::/system.slice/box.service/payload/kubepods/pod1")),
+            // Pods of this host: with a shim, and one that outlived it.
+            in_space("own", shim(7, NAMESPACE)),
+            in_space("p", process(8, 7, "app", "0::/x")),
+            in_space("q", process(9, 1, "app", pod)),
+            in_space("q", process(10, 9, "sh", pod)),
+        ];
+        let mut all = all.to_vec();
+        all[4].parent = 3;
+        assert_eq!(numbers(&all, 99), [2, 7, 8, 9, 10]);
+        assert_eq!(strangers(&all[..4]), []);
+        let unknown: Vec<Process> = all.iter().map(|it| in_space("", it.clone())).collect();
+        assert!(numbers(&unknown, 99).contains(&4), "an old kernel tells by names alone");
     }
 
     #[test]

@@ -23,9 +23,14 @@ pub enum Members {
 pub struct Loss {
     /// In words, with what to do first.
     pub warning: String,
-    /// etcd answers the others no more, or that is not known.
-    pub breaks: bool,
+    /// Why it needs a word more, and when that is given: etcd answers the others no
+    /// more, or nobody knows.
+    pub breaks: Option<&'static str>,
 }
+
+const MAJORITY: &str = "the other servers would lose their majority; if they shall";
+const UNKNOWN: &str = "no server tells whether others would lose their majority: start k3s, here or on one of them; \
+     where no other is left, or the cluster shall end";
 
 /// What the cluster of this host loses with it; `None` when that is nothing.
 #[must_use]
@@ -39,7 +44,7 @@ pub fn loss(pinned: Option<&PinnedIdentity>, members: &Members) -> Option<Loss> 
                 "no server of the cluster tells how it is, so that nobody can say what it loses with {name}; \
                  its datastore may be the last one"
             );
-            return Some(Loss { warning, breaks: true });
+            return Some(Loss { warning, breaks: Some(UNKNOWN) });
         }
         Members::With(others) => others,
     };
@@ -49,7 +54,7 @@ pub fn loss(pinned: Option<&PinnedIdentity>, members: &Members) -> Option<Loss> 
              or a snapshot, or as a new one (edge-central site reinit)"
         );
         // Nobody else counts on it, and its datastore is kept in the backup.
-        return Some(Loss { warning, breaks: false });
+        return Some(Loss { warning, breaks: None });
     }
     Some(of_several(name, others))
 }
@@ -62,16 +67,17 @@ fn of_several(name: &str, others: &[Other]) -> Loss {
         others.iter().filter_map(|other| Some(format!("{}: {}", other.name, other.trouble.as_ref()?)));
     let trouble: Vec<String> = trouble.collect();
     let why = if trouble.is_empty() { String::new() } else { format!(" ({})", trouble.join("; ")) };
+    let remain = if well == 1 { "1 remains".to_owned() } else { format!("{well} remain") };
     let effect = if breaks { "too few: etcd answers nobody any more" } else { "enough for etcd" };
     let command = format!(
         "on another server: k3s kubectl annotate node {name} etcd.k3s.cattle.io/remove=true && k3s kubectl delete node {name}"
     );
     let warning = format!(
-        "a reset does not take {name} out of etcd. Of {all} members {well} are left without it{why}, {effect}. \
+        "a reset does not take {name} out of etcd. Of {all} members {remain} healthy without it{why}, {effect}. \
          Take it out {}, {command}",
         if breaks { "first" } else { "before or after the reset" }
     );
-    Loss { warning, breaks }
+    Loss { warning, breaks: breaks.then_some(MAJORITY) }
 }
 
 #[cfg(test)]
@@ -98,14 +104,15 @@ mod tests {
 
     #[test]
     fn a_majority_is_counted_over_all_members_and_by_those_that_are_well() {
-        assert!(!of(0, &[]).breaks && of(0, &[]).warning.contains("only server"));
-        assert!(of(1, &[]).breaks, "one of two");
-        assert!(!of(2, &[]).breaks && of(1, &["its Node is not Ready"]).breaks, "of three");
-        assert!(of(2, &["down"]).breaks && !of(3, &[]).breaks, "of four");
-        assert!(!of(3, &["down"]).breaks, "of five");
+        let breaks = |well, troubles: &[&str]| of(well, troubles).breaks.is_some();
+        assert!(!breaks(0, &[]) && of(0, &[]).warning.contains("only server"));
+        assert!(breaks(1, &[]), "one of two");
+        assert!(!breaks(2, &[]) && breaks(1, &["its Node is not Ready"]), "of three");
+        assert!(breaks(2, &["down"]) && !breaks(3, &[]), "of four");
+        assert!(!breaks(3, &["down"]), "of five");
         let told = of(1, &["its Node is not Ready"]).warning;
         for word in
-            ["Of 3 members 1 are left", "b: its Node is not Ready", "Take it out first", "remove=true"]
+            ["Of 3 members 1 remains healthy", "b: its Node is not Ready", "Take it out first", "remove=true"]
         {
             assert!(told.contains(word), "{word} is not in {told}");
         }
@@ -114,7 +121,7 @@ mod tests {
     #[test]
     fn who_is_no_member_takes_nothing_with_it_and_what_nobody_tells_counts_as_the_worst() {
         assert_eq!(loss(Some(&server()), &Members::Without), None);
-        assert!(loss(Some(&server()), &Members::Unknown).unwrap().breaks);
+        assert_eq!(loss(Some(&server()), &Members::Unknown).unwrap().breaks, Some(UNKNOWN));
         let agent = PinnedIdentity { role: Role::Agent, ..server() };
         for no_member in [agent, PinnedIdentity { joined: None, ..server() }] {
             assert_eq!(loss(Some(&no_member), &Members::Unknown), None);

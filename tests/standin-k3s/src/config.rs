@@ -7,8 +7,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
-use serde_json::Value;
+use edge_bootstrap::facts::k3s_config::parse_in_clear;
 
 use crate::flags::{self, Flag, Kind, Scope};
 
@@ -153,63 +152,12 @@ fn merge(files: &[(PathBuf, String)]) -> Result<Vec<(String, Vec<String>)>> {
     Ok(merged)
 }
 
-/// One file as ordered pairs; a document without content has none.
+/// One file as key and values, `key` before `key+`; a document without content has none.
+/// The reader is the product's: it keeps k3s's rules of YAML 1.1, and was compared with
+/// k3s's own.
 fn parse(text: &str) -> Result<Vec<(String, Vec<String>)>, BadYaml> {
-    let only_comments = |line: &str| {
-        let line = line.trim();
-        line.is_empty() || line.starts_with('#') || line == "---"
-    };
-    if text.lines().all(only_comments) {
-        return Ok(Vec::new());
-    }
-    let options = serde_saphyr::options! {
-        duplicate_keys: serde_saphyr::DuplicateKeyPolicy::PassThrough,
-    };
-    let pairs: Pairs = serde_saphyr::from_str_with_options(text, options)
-        .map_err(|error| BadYaml(format!("yaml: {}", first_line(&error.to_string()))))?;
-    Ok(pairs.0.into_iter().map(|(key, value)| (key, scalars(&value))).collect())
-}
-
-fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().to_owned()
-}
-
-fn scalars(value: &Value) -> Vec<String> {
-    match value {
-        Value::Array(items) => items.iter().map(scalar).collect(),
-        other => vec![scalar(other)],
-    }
-}
-
-fn scalar(value: &Value) -> String {
-    match value {
-        Value::Null => String::new(),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    }
-}
-
-/// A mapping that keeps order and repeated keys, as k3s's reader does.
-struct Pairs(Vec<(String, Value)>);
-
-impl<'de> Deserialize<'de> for Pairs {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Collect;
-        impl<'de> Visitor<'de> for Collect {
-            type Value = Pairs;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a mapping of configuration keys")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pairs, A::Error> {
-                let mut pairs = Vec::new();
-                while let Some(pair) = map.next_entry::<String, Value>()? {
-                    pairs.push(pair);
-                }
-                Ok(Pairs(pairs))
-            }
-        }
-        deserializer.deserialize_map(Collect)
-    }
+    let layer = parse_in_clear(text).map_err(|error| BadYaml(format!("yaml: {error}")))?;
+    Ok(layer.into_iter().collect())
 }
 
 /// Unknown keys: a warning for the server, fatal for the agent.
@@ -360,6 +308,13 @@ mod tests {
             &[],
         );
         assert!(crate::settings::Settings::new(Scope::Server, both.unwrap()).is_ok());
+    }
+
+    #[test]
+    fn scalars_are_those_of_yaml_1_1() {
+        let v = values(Scope::Server, &["cluster-init: on\nhttps-listen-port: 014453\n"], &[]).unwrap();
+        assert!(v.on("cluster-init"));
+        assert_eq!(v.text("https-listen-port"), Some("6443"));
     }
 
     #[test]

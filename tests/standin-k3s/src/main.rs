@@ -12,9 +12,9 @@
 //! Not imitated: pods and any controller, CNI, flannel, kube-proxy, the
 //! embedded containerd (without `container-runtime-endpoint` the runtime
 //! counts as ready), the CRI protocol (a connect counts), etcd's own port 2379
-//! and file formats, S3, external datastores, `log`, the
-//! `data/<hash>` extraction, kubeadm tokens, secrets encryption, what API objects
-//! other than Node mean, watches, selectors, HTTP/2 and keep-alive.
+//! and file formats, S3, external datastores, `log`, what lies in `data/<hash>`,
+//! kubeadm tokens, secrets encryption, what API objects other than Node mean,
+//! watches, selectors, HTTP/2 and keep-alive.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -53,6 +53,7 @@ mod supervisor;
 mod tls;
 mod token;
 mod trailer;
+mod unpack;
 
 use std::convert::Infallible;
 use std::process::ExitCode;
@@ -136,6 +137,7 @@ fn start(role: Scope, arguments: &[String]) -> Result<Infallible> {
     log::info(&format!("Starting k3s{word} {} ({COMMIT}) [stand-in]", api::version()));
     let settings = Settings::new(role, values)?;
     durable::make_dir(settings.data.path())?;
+    unpack::unpack(settings.data.path())?;
     match role {
         Scope::Server => server::run(&settings),
         Scope::Agent | Scope::Both => agent::run(&settings),

@@ -15,7 +15,7 @@ use crate::http::{Reply, reason};
 use crate::pki::{self, Pair};
 use crate::settings::Settings;
 use crate::store::{DUPLICATE_HOST, Node};
-use crate::supervisor::{Heartbeat, NodeCerts, Supervisor};
+use crate::supervisor::{Heartbeat, NodeCerts, Phase, Supervisor};
 use crate::tls::Client;
 use crate::{api, durable, files, listen, log, paths};
 
@@ -41,8 +41,26 @@ impl std::fmt::Debug for Kubelet<'_> {
     }
 }
 
+/// From READY to the end of a k3s whose kubelet does not take its arguments.
+const REFUSAL: Duration = Duration::from_secs(3);
+
+/// All parts of one process must have the same level of logging; the kubelet begins
+/// after the API server, and ends k3s when it finds another one (k3s:
+/// pkg/daemons/control/server.go, Kubernetes: component-base/logs/api/v1).
+fn agrees_on_logging(all: Option<&str>, kubelet: &[String]) -> bool {
+    let own = kubelet.iter().filter_map(|arg| arg.strip_prefix("v=")).next_back();
+    own.is_none_or(|own| own == all.unwrap_or("0"))
+}
+
 /// The kubelet of a server talks to its own supervisor on loopback.
 pub fn run_on_server(settings: &Settings, server: &Arc<Supervisor>) {
+    if !agrees_on_logging(settings.values.text("v"), &settings.values.list("kubelet-arg")) {
+        while server.phase() != Phase::Ready {
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        std::thread::sleep(REFUSAL);
+        log::shutdown("kubelet exited: the level of logging was set to another value before");
+    }
     let address = format!("{}:{}", paths::loopback(), settings.port() + 1);
     let ca = server.server_ca.cert.clone();
     let client = match Client::new(&address, &ca, None) {
@@ -265,4 +283,19 @@ fn serve_health() -> Result<()> {
         _ => Reply::text(404, "404 page not found"),
     });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kubelet_of_a_server_takes_the_level_of_logging_of_all_and_no_other() {
+        let agrees = |all, args: &[&str]| {
+            let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+            agrees_on_logging(all, &args)
+        };
+        assert!(agrees(None, &["max-pods=110"]) && agrees(None, &["v=0"]) && agrees(Some("2"), &["v=2"]));
+        assert!(!agrees(None, &["v=1"]) && !agrees(Some("2"), &["v=2", "v=1"]));
+    }
 }

@@ -104,6 +104,9 @@ pub(super) async fn replace(
     let is_old =
         |other: &&Node| other.name == name && other.state == NodeState::Claimed && other.id != node.id;
     let Some(mut old) = room.iter().find(is_old).cloned() else { return Ok(None) };
+    if let Some(objection) = retire::given_meanwhile(&old, node).filter(|_| !force) {
+        bail!(objection);
+    }
     // A report after the new key showed itself: two machines are on.
     let since = if force { Seconds::MAX } else { node.up_since };
     if let Some(objection) = retire::objection(&site, &room, &old, since) {

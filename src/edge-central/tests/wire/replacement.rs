@@ -102,6 +102,28 @@ async fn a_key_that_claims_the_machine_of_a_host_that_goes_on_reporting_is_not_a
 }
 
 #[tokio::test]
+async fn the_second_approval_for_one_place_does_not_take_it_from_whom_the_first_gave_it() {
+    let central = Central::start().await;
+    let _hosts = room(&central).await;
+    // The same machine, imaged twice: two keys wait.
+    let mut codes = Vec::new();
+    let keys = [central.host(4), central.host(4)];
+    for key in &keys {
+        let (_, claim) = claim_from(key, 4, None).await;
+        codes.push(claim["code"].as_str().unwrap().to_owned());
+    }
+    // Seconds are what the service counts in.
+    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+    central.cli(&["approve", &codes[0]]);
+    let (done, _, error) = central.try_cli(&["approve", &codes[1]]);
+    assert!(!done && error.contains("is another host by now") && error.contains(&keys[0].id), "{error}");
+    assert_eq!(claim_from(&keys[0], 4, None).await.0, StatusCode::OK);
+    central.cli(&["approve", &codes[1], "--force"]);
+    assert_eq!(claim_from(&keys[1], 4, None).await.0, StatusCode::OK);
+    assert_eq!(claim_from(&keys[0], 4, None).await.0, StatusCode::FORBIDDEN);
+}
+
+#[tokio::test]
 async fn nobody_becomes_a_server_in_the_place_of_a_dead_one_before_that_left() {
     let central = Central::start().await;
     let mut hosts = room(&central).await;

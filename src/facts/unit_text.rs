@@ -294,5 +294,5 @@ fn assignment(text: &str) -> (Assigned, usize) {
 }
 
 #[cfg(test)]
-#[path = "line_tests.rs"]
+#[path = "unit_text_tests.rs"]
 mod tests;
