@@ -93,19 +93,33 @@ impl PlannedUpgrade {
         format!("k3s {from} -> {to} {step}{}", why.collect::<String>())
     }
 
-    /// The record of its begin, `at` being RFC 3339 in UTC.
+    /// The record of its begin, `at` being RFC 3339 in UTC. What was itself only
+    /// tried is no way back: that of its own try stays.
     #[must_use]
     pub fn attempt(&self, facts: &HostFacts, at: String) -> Attempt {
+        let tried = facts.runtime.k3s.upgrade.as_ref().filter(|tried| self.replaces(tried));
+        let present = || (self.from.to_string(), binary_before(facts));
+        let (from, from_binary) =
+            tried.map_or_else(present, |tried| (tried.from.clone(), tried.from_binary.clone()));
         Attempt {
             wish: self.wish.clone(),
-            from: self.from.to_string(),
-            from_binary: binary_before(facts),
+            from,
+            from_binary,
             to: self.to.to_string(),
             at,
             state: Progress::Begun,
             started: None,
             reason: None,
         }
+    }
+
+    /// Whether this leaves a version that was never well, for another one than it came
+    /// from, and the data are still of one minor.
+    fn replaces(&self, tried: &Attempt) -> bool {
+        matches!(tried.state, Progress::Begun | Progress::Failed)
+            && tried.to == self.from.as_str()
+            && tried.from != self.to.as_str()
+            && is_one_minor(tried)
     }
 
     /// The record of the upgrade that was begun, for what is assigned now: where keys or
@@ -149,6 +163,11 @@ impl PlannedUpgrade {
         })
     }
 
+    /// The same try, while what is assigned now cannot follow it.
+    fn refuses(self, words: &Refusal) -> Self {
+        Self { reason: Some(words.reason.clone()), words: Some(words.clone()), ..self }
+    }
+
     /// What is to be restarted for other reasons waits: the upgrade restarts it.
     pub(super) fn hold_restarts(&self, units: &mut [PlannedUnit]) {
         let is_due = self.step == Step::Due;
@@ -172,7 +191,16 @@ pub fn decide(inputs: Inputs<'_>, duty: &Duty) -> Option<PlannedUpgrade> {
         return Some(begun);
     }
     let from = present(inputs.facts).filter(|from| from != to)?;
+    let tried = inputs.facts.runtime.k3s.upgrade.as_ref().filter(|tried| tried.to == from.as_str());
+    if tried.is_some_and(|tried| tried.state == Progress::Failed && tried.from == to.as_str()) {
+        return None;
+    }
     let words = refused(inputs, duty, &from);
+    if let Some(words) = &words
+        && let Some(goes_on) = tried.and_then(|tried| going_on(tried, &from, &tried.wish))
+    {
+        return Some(goes_on.refuses(words));
+    }
     let artifact = node::k3s_binary(inputs, duty).ok().and_then(|binary| binary.wanted());
     let step = if words.is_some() { Step::Refused } else { Step::Due };
     // What runs is not at hand any more: there is nothing to keep.
@@ -372,16 +400,21 @@ pub fn judge(attempt: &Attempt, role: Role, seen: Seen<'_>) -> Next {
 /// # Errors
 /// Why not.
 pub fn may_go_back(attempt: &Attempt, role: Role, untouched: bool) -> Result<(), String> {
-    let minor =
-        |version: &str| version.parse::<K3sVersion>().ok().map(|it| (it.kubernetes.0, it.kubernetes.1));
-    let (from, to) = (minor(&attempt.from), minor(&attempt.to));
-    if role != Role::Server || untouched || from.is_some() && from == to {
+    if role != Role::Server || untouched || is_one_minor(attempt) {
         return Ok(());
     }
     let Attempt { from, to, .. } = attempt;
     Err(format!(
         "there is no way back to {from}: {to} has opened the datastore, and its data do not go back a minor"
     ))
+}
+
+/// Whether both versions of a try read the same data.
+fn is_one_minor(attempt: &Attempt) -> bool {
+    let minor =
+        |version: &str| version.parse::<K3sVersion>().ok().map(|it| (it.kubernetes.0, it.kubernetes.1));
+    let from = minor(&attempt.from);
+    from.is_some() && from == minor(&attempt.to)
 }
 
 /// Whether a server whose k3s has not been up for `down` may begin, with so many

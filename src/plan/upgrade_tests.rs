@@ -148,22 +148,66 @@ fn beside_others_a_k3s_that_is_not_up_yet_is_waited_for() {
     assert_eq!(may_begin_while_down(2, s(600)), Ok(()));
 }
 
-/// What is decided on a host that runs `B`, assigned with these keys, while `attempt` is recorded.
-fn decided(attempt: &Attempt, config: &serde_json::Value) -> Option<PlannedUpgrade> {
-    let text = include_str!("../../tests/plan/01-first-server/assignment.json");
-    let mut payload: serde_json::Value = serde_json::from_str(text).unwrap();
-    payload["k3s"]["version"] = json!(B);
-    payload["k3s"]["config"] = config.clone();
-    let assignment = crate::role::parse_payload(payload.to_string().as_bytes()).unwrap();
+/// A host that runs `B` while `attempt` is recorded.
+fn host(attempt: &Attempt) -> HostFacts {
     let joined = Some(crate::facts::runtime::Joined { ca_hash: None, etcd_member: None });
     let mut facts = HostFacts::default();
     let pinned = crate::facts::runtime::PinnedIdentity { joined, ..crate::facts::runtime::pinned_server() };
     facts.runtime.identity = Fact::Known(Some(pinned));
     facts.runtime.k3s.version = Fact::Known(Some(B.to_owned()));
     facts.runtime.k3s.upgrade = Some(attempt.clone());
+    facts
+}
+
+/// What is decided there when `to` is assigned with these keys.
+fn assigned(facts: &HostFacts, to: &str, config: &serde_json::Value) -> Option<PlannedUpgrade> {
+    let text = include_str!("../../tests/plan/01-first-server/assignment.json");
+    let mut payload: serde_json::Value = serde_json::from_str(text).unwrap();
+    payload["k3s"]["version"] = json!(to);
+    payload["k3s"]["config"] = config.clone();
+    let assignment = crate::role::parse_payload(payload.to_string().as_bytes()).unwrap();
     let local = crate::plan::Local::default();
-    let inputs = Inputs { facts: &facts, assignment: &assignment, local: &local, confirmed: true };
+    let inputs = Inputs { facts, assignment: &assignment, local: &local, confirmed: true };
     decide(inputs, assignment.duty.as_ref().unwrap())
+}
+
+fn decided(attempt: &Attempt, config: &serde_json::Value) -> Option<PlannedUpgrade> {
+    assigned(&host(attempt), B, config)
+}
+
+#[test]
+fn what_was_only_tried_is_no_way_back_from_the_next_version() {
+    let from = |tried: &Attempt, to: &str| {
+        let facts = host(tried);
+        let planned = assigned(&facts, to, &json!({})).unwrap();
+        assert_eq!((planned.step, planned.from.as_str()), (Step::Due, B), "it is what runs");
+        let begun = planned.attempt(&facts, String::new());
+        (begun.from, begun.from_binary)
+    };
+    const C: &str = "v1.36.4+k3s1";
+    let tried = Attempt { from_binary: "/kept".to_owned(), ..attempt(A, B) };
+    let at = |state| Attempt { state, ..tried.clone() };
+    for state in [Progress::Begun, Progress::Failed] {
+        assert_eq!(from(&at(state), C), (A.to_owned(), "/kept".to_owned()), "{state:?}");
+    }
+    assert_eq!(from(&at(Progress::Done), C).0, B, "it was well");
+    assert_eq!(from(&at(Progress::Begun), A).0, B, "nothing leads back to itself");
+    let minor = Attempt { from: "v1.35.9+k3s1".to_owned(), ..tried.clone() };
+    assert_eq!(from(&minor, C).0, B, "it has opened the datastore");
+}
+
+#[test]
+fn a_try_goes_on_while_the_version_before_it_is_asked_for_and_refused() {
+    const OLD: &str = "v1.35.9+k3s1";
+    let begun = attempt(OLD, B);
+    let planned = assigned(&host(&begun), OLD, &json!({})).unwrap();
+    assert_eq!((planned.step, planned.in_force().as_str()), (Step::Begun, B));
+    assert_eq!(planned.words.as_ref().unwrap().code, "EB-upgrade-refused");
+    assert_eq!(planned.goes_on(begun.clone()), begun, "its time goes on");
+    let failed = Attempt { state: Progress::Failed, ..begun.clone() };
+    assert_eq!(assigned(&host(&failed), OLD, &json!({})), None, "the way back was open");
+    let done = Attempt { state: Progress::Done, ..begun };
+    assert_eq!(assigned(&host(&done), OLD, &json!({})).unwrap().step, Step::Refused);
 }
 
 #[test]
