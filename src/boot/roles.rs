@@ -38,7 +38,9 @@ pub(super) async fn depart(agent: &mut Agent, checked: &CheckedPlan, pass: &mut 
     };
     // A turn to restart that is over gives its Lease back first.
     super::turn::end(agent, checked, pass).await;
-    let wait = match go_on(agent, departure, &pinned, pass).await? {
+    let is_prepared = !pass.blocked || pinned.departing.is_some();
+    let next = if is_prepared { go_on(agent, departure, &pinned, pass).await? } else { Err(unprepared()) };
+    let wait = match next {
         Ok(reached) => {
             pass.again = true;
             format!("the member {} is {}", reached.member, word(reached.step))
@@ -48,6 +50,10 @@ pub(super) async fn depart(agent: &mut Agent, checked: &CheckedPlan, pass: &mut 
     let reason = format!("this server leaves etcd ({}): {wait}", departure.reason);
     let why = Refusal::new("EB-leaving-etcd", reason, "it goes on by itself");
     Err(Stop { why, kind: StopKind::Waiting })
+}
+
+fn unprepared() -> Wait {
+    Wait::long("what the new role needs is not here yet")
 }
 
 fn word(step: Departure) -> &'static str {

@@ -43,6 +43,8 @@ pub(super) async fn go_on(agent: &mut Agent, checked: &CheckedPlan, pass: &mut P
             let severity = if is_told { Severity::Warn } else { Severity::Info };
             let reason = format!("k3s on this host did not take the new server token: {}", error.words());
             tell(pass, severity, reason);
+            // What k3s does not take must not keep the room's turn.
+            turn::end(agent, checked, pass).await;
             Ok(())
         }
     }

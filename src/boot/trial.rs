@@ -92,7 +92,7 @@ fn has_containerd(pass: &Pass) -> bool {
 
 /// Whether somebody else in the room serves the API, with etcd behind it; a server
 /// alone in its room misses nobody.
-async fn room_works(agent: &Agent, pass: &Pass) -> bool {
+pub(super) async fn room_works(agent: &Agent, pass: &Pass) -> bool {
     let duty = pass.assignment.as_ref().and_then(|assignment| assignment.duty.as_ref());
     let others = duty.map(others).unwrap_or_default();
     let kube = Kube::kubelet(&agent.root);

@@ -79,7 +79,10 @@ pub(super) async fn take(agent: &mut Agent, checked: &CheckedPlan, pass: &mut Pa
 /// Restarts k3s where that is due: a server beside others in its turn, any other
 /// host at once.
 pub(super) async fn restart(agent: &mut Agent, checked: &CheckedPlan, pass: &mut Pass) -> Result<(), Stop> {
-    let Some((unit, reason)) = due(checked, pass) else { return Ok(()) };
+    let Some((unit, reason)) = due(checked, pass) else {
+        agent.turn.silence.ends();
+        return Ok(());
+    };
     let begun = match is_alone(agent, pass).await {
         Ok(true) => Ok(()),
         Ok(false) => begin(agent, checked, pass).await?,

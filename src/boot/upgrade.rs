@@ -66,7 +66,7 @@ pub(super) async fn go_on(agent: &mut Agent, checked: &CheckedPlan, pass: &mut P
     let planned = checked.plan().upgrade.as_ref();
     match planned.map(|planned| (planned, planned.step)) {
         Some((planned, Step::Due)) => begin(agent, checked, planned, pass).await,
-        Some((planned, Step::Begun | Step::Stuck)) => watch(agent, checked, planned, pass),
+        Some((planned, Step::Begun | Step::Stuck)) => watch(agent, checked, planned, pass).await,
         Some((_, Step::Refused | Step::Failed)) => Ok(()),
         None => close(agent, pass),
     }
@@ -154,7 +154,10 @@ async fn may_begin(
     let is_up = unit.is_some_and(|unit| unit.active == "active");
     let down = agent.upgrade.down(is_up, clock::since_boot());
     let is_well = pass.verdict.as_ref().is_some_and(|verdict| verdict.health == Health::Healthy);
-    if is_up && !is_well {
+    // A newer version is the only way out of one that is not well and has no way back.
+    let tried = pass.facts.runtime.k3s.upgrade.as_ref().filter(|tried| tried.state == Progress::Stuck);
+    let is_way_out = tried.is_some_and(|tried| tried.to == planned.from.as_str());
+    if is_up && !is_well && !is_way_out {
         return Ok(Err(Wait::long(
             "this node must be healthy first; `edge-bootstrap status` says what is wrong with it",
         )));
@@ -164,7 +167,8 @@ async fn may_begin(
         Role::Agent => Ok(follows(&agent.root, duty, planned).await),
         _ if !is_up => Ok(rules::may_begin_while_down(others, down).map_err(Wait::long)),
         // Of two servers no one may go by itself: what is swapped waits for the
-        // restart that a person does.
+        // restart that a person does. A power cut would start it on both.
+        _ if others == 1 && rules::is_second(duty) => Ok(follows(&agent.root, duty, planned).await),
         _ if others == 1 => Ok(Ok(())),
         _ => match turn::is_alone(agent, pass).await {
             Ok(true) => Ok(Ok(())),
@@ -203,7 +207,7 @@ async fn follows(root: &Root, duty: &Duty, planned: &PlannedUpgrade) -> Result<(
 }
 
 /// Looks at a version that may run, and records what becomes of it.
-fn watch(
+async fn watch(
     agent: &Agent,
     checked: &CheckedPlan,
     planned: &PlannedUpgrade,
@@ -217,7 +221,9 @@ fn watch(
     pass.on_trial |= is_healthy && !holds;
     let next = match rules::judge(&attempt, role, seen(agent, &attempt, (is_healthy && holds, pass))) {
         // Nobody waits for it any more, but it may come up all the same.
-        Next::Runs(_) | Next::Over(_) if attempt.state == Progress::Stuck => Next::Wait,
+        Next::Runs(_) | Next::Over(_) | Next::Late(..) if attempt.state == Progress::Stuck => Next::Wait,
+        // Without the others no version would be Ready: it has its time again.
+        Next::Late(started, _) if !trial::room_works(agent, pass).await => Next::Runs(started),
         next => next,
     };
     match next {
@@ -228,7 +234,7 @@ fn watch(
             pass.again = true;
             store(&agent.root, &Attempt { state: Progress::Done, ..attempt })
         }
-        Next::Over(reason) => over(agent, (attempt, role), reason, pass),
+        Next::Over(reason) | Next::Late(_, reason) => over(agent, (attempt, role), reason, pass),
     }
 }
 

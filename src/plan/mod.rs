@@ -179,10 +179,24 @@ pub fn plan(inputs: Inputs<'_>) -> Result<Plan, WaitingOn> {
 /// The plan with the version that is in force meanwhile.
 fn with_upgrade(inputs: Inputs<'_>, duty: &Duty) -> Result<Plan, WaitingOn> {
     let Some(upgrade) = upgrade::decide(inputs, duty) else { return node_plan(inputs, duty) };
+    let upgrade = possible(inputs, duty, upgrade);
     let now = upgrade.duty(inputs, duty);
     let mut plan = node_plan(inputs, now.as_ref().unwrap_or(duty))?;
     upgrade.hold_restarts(&mut plan.units);
     Ok(Plan { upgrade: Some(upgrade), ..plan })
+}
+
+/// No upgrade begins of which the plan would be refused afterwards: k3s would then
+/// be kept from its next start.
+fn possible(inputs: Inputs<'_>, duty: &Duty, upgrade: upgrade::PlannedUpgrade) -> upgrade::PlannedUpgrade {
+    if upgrade.step != upgrade::Step::Due {
+        return upgrade;
+    }
+    let plan = node_plan(inputs, duty);
+    match plan.and_then(|plan| lint::check(plan, inputs).map_err(roles::first)) {
+        Err(WaitingOn::Refused(words)) => upgrade.refused_for(words),
+        _ => upgrade,
+    }
 }
 
 /// The plan of a new life, as on a host that has nothing of the old one.

@@ -143,8 +143,9 @@ fn after(inputs: Inputs<'_>, duty: &Duty, departure: &PlannedDeparture) -> Resul
     Ok(Plan { artifacts, storage, ..Plan::default() })
 }
 
-fn first(broken: Vec<Refusal>) -> WaitingOn {
-    let lint = || Refusal::new("EB-lint", "the plan of the new role breaks an invariant", "please report it");
+pub(super) fn first(broken: Vec<Refusal>) -> WaitingOn {
+    let lint =
+        || Refusal::new("EB-lint", "the plan of what comes next breaks an invariant", "please report it");
     broken.into_iter().next().unwrap_or_else(lint).into()
 }
 

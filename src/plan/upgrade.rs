@@ -5,6 +5,7 @@
 //! Pure: what was tried is a fact ([`Attempt`]); how the other servers are is
 //! looked at by who asks.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -93,33 +94,19 @@ impl PlannedUpgrade {
         format!("k3s {from} -> {to} {step}{}", why.collect::<String>())
     }
 
-    /// The record of its begin, `at` being RFC 3339 in UTC. What was itself only
-    /// tried is no way back: that of its own try stays.
+    /// The record of its begin, `at` being RFC 3339 in UTC.
     #[must_use]
     pub fn attempt(&self, facts: &HostFacts, at: String) -> Attempt {
-        let tried = facts.runtime.k3s.upgrade.as_ref().filter(|tried| self.replaces(tried));
-        let present = || (self.from.to_string(), binary_before(facts));
-        let (from, from_binary) =
-            tried.map_or_else(present, |tried| (tried.from.clone(), tried.from_binary.clone()));
         Attempt {
             wish: self.wish.clone(),
-            from,
-            from_binary,
+            from: self.from.to_string(),
+            from_binary: binary_of(facts, &self.from),
             to: self.to.to_string(),
             at,
             state: Progress::Begun,
             started: None,
             reason: None,
         }
-    }
-
-    /// Whether this leaves a version that was never well, for another one than it came
-    /// from, and the data are still of one minor.
-    fn replaces(&self, tried: &Attempt) -> bool {
-        matches!(tried.state, Progress::Begun | Progress::Failed)
-            && tried.to == self.from.as_str()
-            && tried.from != self.to.as_str()
-            && is_one_minor(tried)
     }
 
     /// The record of the upgrade that was begun, for what is assigned now: where keys or
@@ -163,9 +150,10 @@ impl PlannedUpgrade {
         })
     }
 
-    /// The same try, while what is assigned now cannot follow it.
-    fn refuses(self, words: &Refusal) -> Self {
-        Self { reason: Some(words.reason.clone()), words: Some(words.clone()), ..self }
+    /// The same, refused because the plan with the new version would be.
+    pub(super) fn refused_for(self, words: Refusal) -> Self {
+        let reason = Some(words.reason.clone());
+        Self { step: Step::Refused, reason, words: Some(words), artifact: None, ..self }
     }
 
     /// What is to be restarted for other reasons waits: the upgrade restarts it.
@@ -185,22 +173,19 @@ pub fn decide(inputs: Inputs<'_>, duty: &Duty) -> Option<PlannedUpgrade> {
     pinned(inputs.facts)?.joined.as_ref()?;
     let to = &duty.k3s.version;
     let wish = wish(duty);
-    let attempt = inputs.facts.runtime.k3s.upgrade.as_ref();
-    let attempt = attempt.filter(|attempt| attempt.wish == wish || is_still_tried(attempt, to));
+    let recorded = inputs.facts.runtime.k3s.upgrade.as_ref();
+    let attempt = recorded.filter(|attempt| attempt.wish == wish || is_still_tried(attempt, to));
     if let Some(begun) = attempt.and_then(|attempt| going_on(attempt, to, &wish)) {
         return Some(begun);
     }
-    let from = present(inputs.facts).filter(|from| from != to)?;
-    let tried = inputs.facts.runtime.k3s.upgrade.as_ref().filter(|tried| tried.to == from.as_str());
-    if tried.is_some_and(|tried| tried.state == Progress::Failed && tried.from == to.as_str()) {
+    if recorded.is_some_and(|attempt| is_taken_back(attempt, duty)) {
         return None;
     }
-    let words = refused(inputs, duty, &from);
-    if let Some(words) = &words
-        && let Some(goes_on) = tried.and_then(|tried| going_on(tried, &from, &tried.wish))
-    {
-        return Some(goes_on.refuses(words));
+    if let Some(begun) = recorded.and_then(|attempt| ends_first(inputs, duty, attempt)) {
+        return Some(begun);
     }
+    let from = present(inputs.facts).filter(|from| from != to)?;
+    let words = refused(inputs, duty, &from);
     let artifact = node::k3s_binary(inputs, duty).ok().and_then(|binary| binary.wanted());
     let step = if words.is_some() { Step::Refused } else { Step::Due };
     // What runs is not at hand any more: there is nothing to keep.
@@ -215,6 +200,27 @@ pub fn decide(inputs: Inputs<'_>, duty: &Duty) -> Option<PlannedUpgrade> {
 /// What goes on to be tried with other keys or from another file keeps its way back.
 fn is_still_tried(attempt: &Attempt, to: &K3sVersion) -> bool {
     attempt.state == Progress::Begun && attempt.to == to.as_str()
+}
+
+/// The version before is wanted again, and may come back whatever became of the try.
+fn is_taken_back(attempt: &Attempt, duty: &Duty) -> bool {
+    let is_asked = attempt.state == Progress::Begun && attempt.from == duty.k3s.version.as_str();
+    is_asked && may_go_back(attempt, duty.role, false).is_ok()
+}
+
+/// A try of another version is brought to its end first: only then it is known what
+/// there is to come back to.
+fn ends_first(inputs: Inputs<'_>, duty: &Duty, attempt: &Attempt) -> Option<PlannedUpgrade> {
+    let tried: K3sVersion = attempt.to.parse().ok()?;
+    let to = &duty.k3s.version;
+    if attempt.state != Progress::Begun || !is_at_hand(inputs.facts, &tried) {
+        return None;
+    }
+    let words = refused(inputs, duty, &tried);
+    let after = || format!("{to} is assigned meanwhile, and follows when this try is over");
+    let reason = words.as_ref().map_or_else(after, |words| words.reason.clone());
+    let goes_on = going_on(attempt, &tried, &attempt.wish)?;
+    Some(PlannedUpgrade { reason: Some(reason), words, ..goes_on })
 }
 
 fn going_on(attempt: &Attempt, to: &K3sVersion, wish: &str) -> Option<PlannedUpgrade> {
@@ -256,7 +262,8 @@ fn wish(duty: &Duty) -> String {
     sha256_hex(json!([k3s.version, files, config]).to_string().as_bytes())
 }
 
-/// The version that runs, else the one that would.
+/// The version that is in force: what runs, else what would. One that has failed is
+/// not, although it may still be linked.
 fn present(facts: &HostFacts) -> Option<K3sVersion> {
     let k3s = &facts.runtime.k3s;
     let is_up = [units::K3S, units::K3S_AGENT]
@@ -264,7 +271,11 @@ fn present(facts: &HostFacts) -> Option<K3sVersion> {
         .any(|name| unit(facts, name).is_some_and(|unit| unit.main_pid != 0));
     let started = k3s.started_binary.known().and_then(Option::as_deref).filter(|_| is_up);
     let runs = started.and_then(version_of);
-    runs.or_else(|| k3s.version.known()?.as_deref()?.parse().ok())
+    let present = runs.or_else(|| k3s.version.known()?.as_deref()?.parse().ok())?;
+    let failed = k3s.upgrade.as_ref().filter(|tried| tried.state == Progress::Failed);
+    let before =
+        failed.filter(|tried| tried.to == present.as_str()).and_then(|tried| tried.from.parse().ok());
+    Some(before.unwrap_or(present))
 }
 
 fn unit<'a>(facts: &'a HostFacts, name: &str) -> Option<&'a Unit> {
@@ -275,17 +286,20 @@ fn version_of(binary: &str) -> Option<K3sVersion> {
     binary.strip_prefix(paths::K3S_STORE)?.strip_prefix('/')?.strip_suffix("/k3s")?.parse().ok()
 }
 
-/// What the link leads to, or where a file in its place is kept.
-fn binary_before(facts: &HostFacts) -> String {
-    let link = facts.runtime.links.get(paths::K3S_LINK);
-    link.cloned().unwrap_or_else(|| format!("{}.replaced", paths::K3S_LINK))
+/// Where the binary in force lies: what the link leads to, or where a file in its
+/// place is kept. A version that failed may still be linked.
+fn binary_of(facts: &HostFacts, version: &K3sVersion) -> String {
+    let tried = facts.runtime.k3s.upgrade.as_ref();
+    let failed = tried.filter(|tried| tried.state == Progress::Failed && tried.from == version.as_str());
+    let known = failed.map(|tried| &tried.from_binary).or_else(|| facts.runtime.links.get(paths::K3S_LINK));
+    known.cloned().unwrap_or_else(|| format!("{}.replaced", paths::K3S_LINK))
 }
 
 fn is_at_hand(facts: &HostFacts, version: &K3sVersion) -> bool {
     let k3s = &facts.runtime.k3s;
     let is_installed = k3s.version.known().and_then(Option::as_deref) == Some(version.as_str())
         && facts.runtime.links.get(paths::K3S_LINK).is_none_or(|target| version_of(target).is_none());
-    is_installed || k3s.store.contains_key(version.as_str())
+    is_installed || k3s.store.contains_key(version.as_str()) || kept(facts, version).is_some()
 }
 
 /// Where the binary of `version` lies that a failed try gives way to, when it is
@@ -365,6 +379,8 @@ pub enum Next {
     Done,
     /// It failed.
     Over(String),
+    /// Its time is over, which is its own fault only where the room works.
+    Late(Started, String),
 }
 
 /// Judges a try by what is seen.
@@ -381,7 +397,7 @@ pub fn judge(attempt: &Attempt, role: Role, seen: Seen<'_>) -> Next {
     let Some(since) = &attempt.started else { return Next::Runs(started(1)) };
     if since.boot_id != seen.boot_id {
         return match since.boots {
-            BOOTS.. => Next::Over(format!("it was not Ready in any of {BOOTS} boots")),
+            BOOTS.. => Next::Late(started(1), format!("it was not Ready in any of {BOOTS} boots")),
             boots => Next::Runs(started(boots + 1)),
         };
     }
@@ -391,7 +407,10 @@ pub fn judge(attempt: &Attempt, role: Role, seen: Seen<'_>) -> Next {
     }
     let budget = if role == Role::Server { SERVER } else { AGENT };
     let is_late = Duration::from_secs(seen.now_s.saturating_sub(since.at_s)) >= budget;
-    if is_late { Next::Over(format!("it was not Ready after {} s", budget.as_secs())) } else { Next::Wait }
+    if !is_late {
+        return Next::Wait;
+    }
+    Next::Late(started(since.boots), format!("it was not Ready after {} s", budget.as_secs()))
 }
 
 /// Whether the version before may come back. `untouched`: the datastore is as the
@@ -415,6 +434,16 @@ fn is_one_minor(attempt: &Attempt) -> bool {
         |version: &str| version.parse::<K3sVersion>().ok().map(|it| (it.kubernetes.0, it.kubernetes.1));
     let from = minor(&attempt.from);
     from.is_some() && from == minor(&attempt.to)
+}
+
+/// Whether this is the one of two servers that follows the other: the one with the
+/// higher address.
+#[must_use]
+pub fn is_second(duty: &Duty) -> bool {
+    let address = |text: &str| text.parse::<SocketAddr>().ok().map(|address| address.ip());
+    let other =
+        duty.cluster.servers.iter().find_map(|url| address(url.as_str().trim_start_matches("https://")));
+    other.is_some_and(|other| other < duty.node.ip)
 }
 
 /// Whether a server whose k3s has not been up for `down` may begin, with so many

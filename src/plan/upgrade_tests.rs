@@ -66,8 +66,12 @@ fn a_version_is_given_its_time_and_not_more() {
     let up = unit("activating", 2);
     let at = |role, now_s| judge(&attempt(A, B), role, seen(&up, now_s));
     assert_eq!((at(Role::Server, 699), at(Role::Agent, 339)), (Next::Wait, Next::Wait));
-    assert_eq!(at(Role::Server, 700), Next::Over("it was not Ready after 600 s".to_owned()));
-    assert_eq!(at(Role::Agent, 340), Next::Over("it was not Ready after 240 s".to_owned()));
+    let late = |now_s, words: &str| {
+        let again = Started { boot_id: "one".to_owned(), at_s: now_s, restarts: 2, boots: 1 };
+        Next::Late(again, words.to_owned())
+    };
+    assert_eq!(at(Role::Server, 700), late(700, "it was not Ready after 600 s"));
+    assert_eq!(at(Role::Agent, 340), late(340, "it was not Ready after 240 s"));
 }
 
 #[test]
@@ -106,7 +110,8 @@ fn each_boot_begins_the_time_anew_but_only_three_of_them() {
         assert_eq!(judge(&attempt, Role::Agent, Seen { boot_id, ..seen(&up, 100) }), Next::Wait);
     }
     let fourth = judge(&attempt, Role::Agent, Seen { boot_id: "four", ..seen(&up, 5) });
-    assert_eq!(fourth, Next::Over("it was not Ready in any of 3 boots".to_owned()));
+    let Next::Late(again, why) = fourth else { unreachable!("{fourth:?}") };
+    assert_eq!((again.boots, why.as_str()), (1, "it was not Ready in any of 3 boots"));
 }
 
 #[test]
@@ -175,30 +180,38 @@ fn decided(attempt: &Attempt, config: &serde_json::Value) -> Option<PlannedUpgra
     assigned(&host(attempt), B, config)
 }
 
+const C: &str = "v1.36.4+k3s1";
+
 #[test]
-fn what_was_only_tried_is_no_way_back_from_the_next_version() {
-    let from = |tried: &Attempt, to: &str| {
-        let facts = host(tried);
-        let planned = assigned(&facts, to, &json!({})).unwrap();
-        assert_eq!((planned.step, planned.from.as_str()), (Step::Due, B), "it is what runs");
-        let begun = planned.attempt(&facts, String::new());
-        (begun.from, begun.from_binary)
-    };
-    const C: &str = "v1.36.4+k3s1";
+fn a_try_ends_before_another_version_begins_and_what_failed_is_no_way_back() {
     let tried = Attempt { from_binary: "/kept".to_owned(), ..attempt(A, B) };
-    let at = |state| Attempt { state, ..tried.clone() };
-    for state in [Progress::Begun, Progress::Failed] {
-        assert_eq!(from(&at(state), C), (A.to_owned(), "/kept".to_owned()), "{state:?}");
-    }
-    assert_eq!(from(&at(Progress::Done), C).0, B, "it was well");
-    assert_eq!(from(&at(Progress::Begun), A).0, B, "nothing leads back to itself");
-    let minor = Attempt { from: "v1.35.9+k3s1".to_owned(), ..tried.clone() };
-    assert_eq!(from(&minor, C).0, B, "it has opened the datastore");
+    let planned = assigned(&host(&tried), C, &json!({})).unwrap();
+    assert_eq!((planned.step, planned.in_force().as_str(), planned.words.clone()), (Step::Begun, B, None));
+    assert!(
+        planned
+            .line()
+            .ends_with("begun: v1.36.4+k3s1 is assigned meanwhile, and follows when this try is over")
+    );
+    assert_eq!(planned.goes_on(tried.clone()), tried, "its time goes on");
+    let begun = |state| {
+        let facts = host(&Attempt { state, ..tried.clone() });
+        let planned = assigned(&facts, C, &json!({})).unwrap();
+        let attempt = planned.attempt(&facts, String::new());
+        assert_eq!(planned.step, Step::Due);
+        (attempt.from, attempt.from_binary)
+    };
+    assert_eq!(begun(Progress::Failed), (A.to_owned(), "/kept".to_owned()), "while the failed one is linked");
+    assert_eq!(begun(Progress::Done).0, B, "it was well");
+    assert_eq!(begun(Progress::Stuck).0, B, "there is nothing else");
 }
 
 #[test]
-fn a_try_goes_on_while_the_version_before_it_is_asked_for_and_refused() {
+fn the_version_before_ends_a_try_at_once_where_the_data_let_it() {
     const OLD: &str = "v1.35.9+k3s1";
+    for state in [Progress::Begun, Progress::Failed] {
+        let tried = Attempt { state, ..attempt(A, B) };
+        assert_eq!(assigned(&host(&tried), A, &json!({})), None, "{state:?}");
+    }
     let begun = attempt(OLD, B);
     let planned = assigned(&host(&begun), OLD, &json!({})).unwrap();
     assert_eq!((planned.step, planned.in_force().as_str()), (Step::Begun, B));
@@ -284,7 +297,7 @@ proptest! {
             let boot_id = boot.to_string();
             match judge(&tried, Role::Server, Seen { boot_id: &boot_id, ..seen(unit, now_s) }) {
                 Next::Runs(started) => tried.started = Some(started),
-                Next::Over(_) => { ended = true; break; }
+                Next::Over(_) | Next::Late(..) => { ended = true; break; }
                 Next::Done => prop_assert!(false, "it was never well"),
                 Next::Wait => {}
             }
