@@ -84,6 +84,10 @@ impl Host {
     }
 
     fn assign(&self, role: &str) {
+        self.assign_with(role, |_| ());
+    }
+
+    fn assign_with(&self, role: &str, change: impl FnOnce(&mut Value)) {
         let text = std::fs::read_to_string(format!("{CASE}/assignment.json")).unwrap();
         let mut value: Value = serde_json::from_str(&text).unwrap();
         let all = value.as_object_mut().unwrap();
@@ -101,6 +105,7 @@ impl Host {
             }),
             _ => {}
         }
+        change(&mut value);
         self.write("etc/edge-bootstrap/assignment.toml", &toml::to_string(&value).unwrap());
     }
 
@@ -282,6 +287,29 @@ async fn a_server_stays_while_the_room_is_not_well() {
     host.cluster.state().refuses = false;
     host.converge("well again").await;
     host.check_agent("well again");
+}
+
+/// A voter that left and then could not begin would be lost until the network is back.
+#[tokio::test]
+async fn a_server_stays_one_while_what_its_new_role_needs_cannot_be_had() {
+    let host = Host::server().await;
+    host.assign_with("agent", |value| {
+        value["k3s"]["version"] = json!("v1.36.3+k3s1");
+        value["k3s"]["artifacts"] = json!({"amd64": {"urls": ["file:///none"], "sha256": "cd".repeat(32)}});
+    });
+    for _ in 0..3 {
+        let pass = host.pass().await;
+        host.check("no file");
+        assert!(waits(&pass).contains("what the new role needs is not here yet"), "{:?}", pass.stop);
+        assert!(pass.findings.iter().any(|(finding, _)| finding.reason.contains("v1.36.3+k3s1")));
+    }
+    let state = host.cluster.state();
+    assert_eq!((state.members.len(), state.lease.is_null()), (2, true), "{:?}", state.seen);
+    drop(state);
+    assert_eq!(host.pinned().departing, None);
+    host.assign("agent");
+    host.converge("with the file that is here").await;
+    host.check_agent("with the file that is here");
 }
 
 /// Somebody's k3s runs under the name of this host by now: what is told of the Node

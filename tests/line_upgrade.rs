@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use edge_bootstrap::boot::{self, Agent, Order, Pass, Until};
 use edge_bootstrap::facts::runtime::Joined;
-use edge_bootstrap::facts::upgrade::Progress;
+use edge_bootstrap::facts::upgrade::{Attempt, Progress, Started};
 use edge_bootstrap::paths::{self, IMPORT, K3S_LINK};
 use edge_bootstrap::sys::Root;
 use edge_bootstrap::{identity, observe, upgrade};
@@ -244,6 +244,25 @@ async fn a_power_cut_after_any_pass_leads_to_the_same_end() {
             "cut after {passes} passes"
         );
     }
+}
+
+/// Without the servers of the room no version would be Ready.
+#[tokio::test]
+async fn a_version_has_its_time_again_while_nobody_else_in_the_room_answers() {
+    let host = Host::with_the_old_version().await;
+    host.assign(NEW);
+    for _ in 0..3 {
+        host.turn().await;
+    }
+    assert_eq!((host.linked(), host.state()), (paths::k3s_binary(NEW), Some(Progress::Begun)));
+    host.systemd.unit(host.unit(), |unit| unit.active = "activating".to_owned());
+    let begun = upgrade::load(&host.root()).unwrap();
+    let last = Started { boot_id: "before".to_owned(), at_s: 5, restarts: 0, boots: 3 };
+    upgrade::store(&host.root(), &Attempt { started: Some(last), ..begun }).unwrap();
+    host.pass().await;
+    let goes_on = upgrade::load(&host.root()).unwrap();
+    assert_eq!((goes_on.state, goes_on.started.unwrap().boots), (Progress::Begun, 1));
+    assert_eq!(host.linked(), paths::k3s_binary(NEW));
 }
 
 #[tokio::test]

@@ -239,6 +239,20 @@ fn a_try_whose_keys_are_corrected_meanwhile_keeps_its_way_back_and_gets_its_time
 }
 
 #[test]
+fn of_two_servers_the_one_with_the_higher_address_follows() {
+    let is_second = |other: &str| {
+        let text = include_str!("../../tests/plan/01-first-server/assignment.json");
+        let mut payload: serde_json::Value = serde_json::from_str(text).unwrap();
+        payload["cluster"]["servers"] = json!([other]);
+        let duty = crate::role::parse_payload(payload.to_string().as_bytes()).unwrap().duty.unwrap();
+        assert_eq!(duty.node.ip.to_string(), "172.16.36.1");
+        is_second(&duty)
+    };
+    assert!(is_second("https://172.16.35.9:6443"));
+    assert!(!is_second("https://172.16.36.4:6443") && !is_second("https://172.16.36.10:6443"));
+}
+
+#[test]
 fn what_one_server_went_back_from_no_other_tries() {
     let (from, to) = (version(A), version(B));
     let due = PlannedUpgrade {
