@@ -20,7 +20,7 @@ use crate::sys::{Root, atomic, trees};
 pub fn mend(
     root: &Root,
     checked: &CheckedPlan,
-    is_down: impl Fn(&str) -> bool,
+    is_down: &dyn Fn(&str) -> bool,
 ) -> Result<Applied, ApplyError> {
     let mut applied = Applied::default();
     let is_due = |item: &&PlannedQuarantine| !store::is_it(item) && is_down(&item.needs_stopped);
@@ -39,12 +39,12 @@ pub fn mend(
 pub fn mend_files(
     root: &Root,
     checked: &CheckedPlan,
-    is_down: impl Fn(&str) -> bool,
+    is_down: &dyn Fn(&str) -> bool,
 ) -> Result<Applied, ApplyError> {
     let plan = checked.plan();
     let mut applied = Applied::default();
     for item in &plan.restores {
-        let may = item.needs_stopped.as_deref().is_none_or(&is_down);
+        let may = item.needs_stopped.as_deref().is_none_or(is_down);
         if may && put_back(root, item)? {
             applied.changed.push(item.path.clone());
         }

@@ -7,6 +7,7 @@
 
 use super::ApplyError;
 use super::aside::{aside_name, move_aside};
+use crate::ordered::sort_by;
 use crate::paths::{CONTAINERD_ROOT, STORE_HALF_ASIDE};
 use crate::plan::{CheckedPlan, PlannedQuarantine};
 use crate::sys::Root;
@@ -78,7 +79,7 @@ fn parts(root: &Root) -> Result<Vec<String>, FileError> {
     let stays = |name: &String| name.starts_with(".quarantine") || name == NOT_OURS;
     let mut names: Vec<String> =
         root.list(CONTAINERD_ROOT)?.into_iter().filter(|name| !stays(name)).collect();
-    names.sort_by_key(|name| (name != FIRST, name.clone()));
+    sort_by(&mut names, |one, other| (one != FIRST, one) < (other != FIRST, other));
     Ok(names)
 }
 

@@ -6,10 +6,9 @@
 
 use tracing::info;
 
-use super::{Agent, Pass, Severity, Stop, StopKind};
+use super::{Agent, Pass, Severity, Stop};
 use crate::activate;
 use crate::apply::{self, Applied, ApplyError};
-use crate::error::Chain;
 use crate::facts::runtime::Unit;
 use crate::facts::{Fact, HostFacts};
 use crate::plan::{self, CheckedPlan, Plan, Refusal, units};
@@ -26,7 +25,7 @@ pub(super) async fn mend(agent: &Agent, checked: &CheckedPlan, pass: &mut Pass) 
     if plan.quarantines.is_empty() && plan.restores.is_empty() && plan.empty.is_none() {
         return Ok(());
     }
-    held(agent, pass, |root, is_down| apply::mend(root, checked, is_down)).await
+    held(agent, checked, pass, apply::mend).await
 }
 
 /// What k3s ends at, also where the rest of the plan is not carried out: the
@@ -36,23 +35,19 @@ pub(super) async fn mend_files(agent: &Agent, checked: &CheckedPlan, pass: &mut 
     if plan.restores.is_empty() && plan.empty.is_none() {
         return Ok(());
     }
-    held(agent, pass, |root, is_down| apply::mend_files(root, checked, is_down)).await
+    held(agent, checked, pass, apply::mend_files).await
 }
 
-type IsDown<'a> = &'a dyn Fn(&str) -> bool;
+type Mend = fn(&Root, &CheckedPlan, &dyn Fn(&str) -> bool) -> Result<Applied, ApplyError>;
 
 /// `work`, while k3s cannot start.
-async fn held(
-    agent: &Agent,
-    pass: &mut Pass,
-    work: impl FnOnce(&Root, IsDown<'_>) -> Result<Applied, ApplyError>,
-) -> Result<(), Stop> {
+async fn held(agent: &Agent, checked: &CheckedPlan, pass: &mut Pass, work: Mend) -> Result<(), Stop> {
     let held = Held::begin(&agent.root).map_err(|error| failed(&error))?;
     let units = activate::unit_facts(&agent.systemd, &[units::K3S, units::K3S_AGENT]).await;
     let on_host = agent.root.is_host();
     let is_down =
         |unit: &str| units.get(unit.trim_end_matches(".service")).is_some_and(|state| down(state, on_host));
-    let mended = work(&agent.root, &is_down);
+    let mended = work(&agent.root, checked, &is_down);
     held.end(&agent.root).map_err(|error| failed(&error))?;
     let mended = mended.map_err(|error| failed(&error))?;
     for path in &mended.changed {
@@ -118,8 +113,7 @@ impl Held {
 
 pub(super) fn failed(error: &(dyn std::error::Error + 'static)) -> Stop {
     let code = if error.is::<ApplyError>() { "EB-apply" } else { "EB-state-file" };
-    let why = Refusal::new(code, Chain(error).to_string(), "it is tried again by itself");
-    Stop { why, kind: StopKind::Failed }
+    Stop::failed(code, error)
 }
 
 // === the copy of the node's password ===

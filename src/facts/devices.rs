@@ -9,6 +9,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::bolt::tree::{Bucket, Item};
+use crate::ordered::sort_by;
 use crate::paths;
 use crate::wire::json;
 
@@ -74,7 +75,7 @@ pub struct Mark {
 pub fn ahead(devices: &Bucket, pool: &str, last: u64) -> Ahead {
     let mut ahead: Vec<Device> = devices.items.iter().filter_map(|item| device(item, pool)).collect();
     ahead.retain(|device| device.number > last);
-    ahead.sort_by_key(|device| device.number);
+    sort_by(&mut ahead, |one, other| one.number < other.number);
     Ahead { last, devices: ahead }
 }
 

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::allow::Allowance;
+use crate::ordered::sort_by;
 use crate::paths;
 use crate::plan::Refusal;
 use crate::sys::{Clock, Root, atomic};
@@ -40,7 +41,7 @@ pub(super) fn record(root: &Root, clock: Clock, allowed: &[(Refusal, Allowance)]
         let before = before.map(|at| all.remove(at)).unwrap_or_default();
         all.push(Passed { code: refusal.code.clone(), count: before.count + 1, last_at: clock.unix() });
     }
-    all.sort_by(|one, other| one.code.cmp(&other.code));
+    sort_by(&mut all, |one, other| one.code < other.code);
     let _ = root.ensure_dir(paths::RUN_DIR);
     let bytes = serde_json::to_vec(&all).unwrap_or_default();
     let _ = atomic::write_volatile(root, paths::PASSED, &bytes, 0o644);

@@ -12,6 +12,7 @@ use super::mounts::{self, Mount};
 use super::{k3s, text, versions};
 use crate::facts::Fact;
 use crate::facts::runtime::{Containerd, StartRecord};
+use crate::ordered::sort_by;
 use crate::paths::{CNI_DIR, CNI_LOOPBACK, STARTED_BY_AGENT};
 use crate::sys::Root;
 use crate::wire::json;
@@ -177,7 +178,8 @@ fn parse_version(printed: &str) -> Option<(u32, u32, u32)> {
 fn cni_bin_dirs(root: &Root) -> Fact<Vec<String>> {
     let mut found: Vec<String> =
         CNI_BIN_DIRS.iter().filter(|path| text::is_dir(root, path)).map(|path| (*path).to_owned()).collect();
-    found.sort_by_key(|path| !root.exists(&format!("{path}/loopback")));
+    let has_loopback = |path: &str| root.exists(&format!("{path}/loopback"));
+    sort_by(&mut found, |one, other| has_loopback(one) && !has_loopback(other));
     Fact::Known(found)
 }
 

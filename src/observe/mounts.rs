@@ -6,6 +6,7 @@
 use super::text;
 use crate::facts::Fact;
 use crate::facts::hardware::Filesystem;
+use crate::ordered::sort_by;
 use crate::sys::Root;
 use crate::sys::machine::{self, Space};
 
@@ -171,7 +172,7 @@ pub fn filesystems(root: &Root, mounts: &Fact<Vec<Mount>>) -> Fact<Vec<Filesyste
             .filter(|mount| mount.holds_data())
             .map(|mount| filesystem(mount, space(root, &mounts, mount)))
             .collect();
-        found.sort_by(|a, b| a.mount_point.cmp(&b.mount_point));
+        sort_by(&mut found, |one, other| one.mount_point < other.mount_point);
         found
     })
 }

@@ -6,6 +6,7 @@
 use crate::error::Chain;
 use crate::facts::Fact;
 use crate::facts::overrides::{Override, Service, of_environment_file};
+use crate::ordered::sort_by;
 use crate::sys::Root;
 use crate::sys::root::FileError;
 
@@ -81,7 +82,7 @@ pub fn drop_ins(root: &Root, unit: &str) -> Result<Vec<String>, FileError> {
             }
         }
     }
-    found.sort();
+    sort_by(&mut found, |one, other| one < other);
     Ok(found.into_iter().map(|(_, path)| path).collect())
 }
 

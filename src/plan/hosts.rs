@@ -5,6 +5,7 @@
 
 use super::Inputs;
 use super::item::PlannedFile;
+use crate::ordered::sort_by;
 use crate::paths;
 use crate::role::Duty;
 
@@ -22,7 +23,7 @@ pub(super) fn file(inputs: Inputs<'_>, duty: &Duty) -> Option<PlannedFile> {
     };
     let mut lines = vec![(duty.node.ip, duty.node.name.to_string())];
     lines.extend(inputs.assignment.room.iter().map(|host| (host.ip, host.name.to_string())));
-    lines.sort();
+    sort_by(&mut lines, |one, other| one < other);
     lines.dedup();
     let block: String = lines.iter().map(|(ip, name)| format!("{ip} {name}\n")).collect();
     Some(PlannedFile::public(paths::HOSTS, replace(old, &block), "the names of the room resolve without DNS"))

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::ordered::Ordered as _;
+use crate::ordered::{Ordered as _, sort_by};
 use crate::paths;
 
 /// Namespace of the CRI in containerd.
@@ -147,7 +147,7 @@ pub fn to_end(all: &[Process], me: u32) -> Vec<(Process, &'static str)> {
     let ours = |process: &&Process| process.pid > 1 && !mine.contains(&process.pid);
     let found = all.iter().filter(ours).filter_map(|process| Some((process.clone(), why(process)?)));
     let mut found: Vec<(Process, &'static str)> = found.collect();
-    found.sort_by_key(|(process, _)| process.pid);
+    sort_by(&mut found, |(one, _), (other, _)| one.pid < other.pid);
     found
 }
 
