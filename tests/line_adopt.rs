@@ -14,6 +14,8 @@
 #[cfg(feature = "failpoints")]
 #[path = "line_adopt/cuts.rs"]
 mod cuts;
+#[path = "line_adopt/odd.rs"]
+mod odd;
 #[path = "line_adopt/strangers.rs"]
 mod strangers;
 #[allow(dead_code, reason = "shared with other line tests")]

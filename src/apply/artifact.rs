@@ -12,6 +12,7 @@ use thiserror::Error;
 use super::program;
 use crate::binary;
 use crate::error::{Chain, ErrorKind};
+use crate::ordered::sort_by;
 use crate::paths;
 use crate::plan::binary::Record;
 use crate::plan::{PlannedArtifact, PlannedLink};
@@ -19,6 +20,7 @@ use crate::role::words::{ArtifactUrl, Sha256Hex};
 use crate::sys::root::FileError;
 use crate::sys::sink::{NoRoom, Sink};
 use crate::sys::{Root, atomic, fault, host, sink, space};
+use crate::wire::secret::without_credentials;
 
 /// Where a download stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +65,7 @@ pub trait Download {
 
 /// A download that did not come to its end.
 #[derive(Debug, Error)]
-#[error("download {url}")]
+#[error("download {}", without_credentials(url))]
 pub struct DownloadError {
     /// What was asked for.
     pub url: String,
@@ -261,7 +263,7 @@ pub async fn bring(root: &Root, wanted: Wanted<'_>, download: &impl Download) ->
                 Some(no_room) => return Err(full(root, wanted, no_room)?),
                 None => {
                     is_wrong |= why.is::<Wrong>();
-                    tried.push(format!("{url}: {}", Chain(&*why)));
+                    tried.push(format!("{}: {}", without_credentials(url), Chain(&*why)));
                 }
             },
         }
@@ -274,7 +276,8 @@ pub async fn bring(root: &Root, wanted: Wanted<'_>, download: &impl Download) ->
 fn in_order<'a>(root: &Root, wanted: Wanted<'a>) -> Vec<&'a str> {
     let tag = root.read_text(&tag_file(&format!("{}.part", wanted.path))).ok().flatten().unwrap_or_default();
     let mut urls: Vec<&str> = wanted.urls.iter().map(ArtifactUrl::as_str).collect();
-    urls.sort_by_key(|url| Some(*url) != tag.lines().next());
+    let is_tagged = |url: &str| Some(url) == tag.lines().next();
+    sort_by(&mut urls, |one, other| is_tagged(one) && !is_tagged(other));
     urls
 }
 
@@ -455,7 +458,7 @@ mod tests {
 
     impl Case {
         fn try_once(&self) -> Result<(), ArtifactError> {
-            let urls = ["https://one.example/f".parse().unwrap()];
+            let urls = ["https://one.example/f?token=canary".parse().unwrap()];
             let sha256 = DIGEST.parse().unwrap();
             let wanted = wanted(&urls, &sha256);
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
@@ -472,6 +475,7 @@ mod tests {
         let case = case(&[Err(io::ErrorKind::BrokenPipe), Ok(b"def")]);
         let error = case.try_once().unwrap_err();
         assert!(matches!(error, ArtifactError::NoSource { is_wrong: false, .. }));
+        assert!(!error.to_string().contains("canary"), "{error}");
         assert_eq!(error.kind(), ErrorKind::Transient);
         assert_eq!(case.files(), ["f.part", "f.part.tag"]);
         case.try_once().unwrap();

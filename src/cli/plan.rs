@@ -36,11 +36,11 @@ const CHANGES: u8 = 2;
 pub async fn run(common: &Common, args: &PlanArgs) -> anyhow::Result<u8> {
     let mut agent = common.agent()?;
     let facts = match &args.facts {
-        Some(path) => serde_json::from_value(serde_json::from_str(&read(path)?)?)?,
+        Some(path) => facts(&read(path)?).map_err(|error| in_file(path, &error))?,
         None => boot::facts(&agent.root).await,
     };
     let (assignment, confirmed) = match &args.assignment {
-        Some(path) => (parse(path, &read(path)?)?, true),
+        Some(path) => (parse(path, &read(path)?).map_err(|error| in_file(path, &error))?, true),
         None => in_force(&mut agent).await?,
     };
     let local = agent.local();
@@ -62,6 +62,16 @@ fn absolute(path: &str) -> String {
     }
     let here = crate::sys::host::environment("PWD").unwrap_or_default();
     format!("{here}/{path}")
+}
+
+fn in_file(path: &str, error: &anyhow::Error) -> anyhow::Error {
+    anyhow::anyhow!("{path}: {error:#}")
+}
+
+fn facts(text: &str) -> anyhow::Result<HostFacts> {
+    let facts: HostFacts = serde_json::from_value(serde_json::from_str(text)?)?;
+    anyhow::ensure!(facts.schema == 1, "the schema of these facts is unknown to this version");
+    Ok(facts)
 }
 
 fn parse(path: &str, text: &str) -> anyhow::Result<Assignment> {
@@ -187,4 +197,21 @@ fn lines(out: &mut String, title: &str, items: impl Iterator<Item = String>) {
 
 fn indent(diff: &str) -> String {
     diff.lines().map(|line| format!("    {line}\n")).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_neither_facts_nor_an_assignment_is_named() {
+        let told = |error: anyhow::Error| in_file("f.json", &error).to_string();
+        let no_facts = told(facts("{}").unwrap_err());
+        assert!(no_facts.starts_with("f.json: missing field"), "{no_facts}");
+        let no_assignment = told(parse("f.json", "{}").unwrap_err());
+        assert!(no_assignment.starts_with("f.json: assignment is not usable"), "{no_assignment}");
+        let later = HostFacts { schema: 2, ..HostFacts::default() };
+        assert!(facts(&serde_json::to_string(&later).unwrap()).is_err());
+    }
 }

@@ -38,6 +38,7 @@ pub use suggest::nearest;
 pub use url::{Endpoint, Host, Proxy};
 
 use crate::facts::network::{Cidr, InterfaceChoice};
+use crate::ordered::sort_by;
 use crate::paths;
 use crate::role::Snapshotter;
 use crate::role::words::{ConfigKey, SiteName};
@@ -292,6 +293,7 @@ pub fn parse(sources: &[Source]) -> Result<Configuration, ConfigErrors> {
         return Ok(Configuration { settings: validate::settings(fragment), files, given });
     }
     let rank = |error: &ConfigError| sources.iter().position(|source| source.path == error.file);
-    errors.sort_by_key(|error| (rank(error), error.line, error.column));
+    let place = |error: &ConfigError| (rank(error), error.line, error.column);
+    sort_by(&mut errors, |one, other| place(one) < place(other));
     Err(ConfigErrors(errors))
 }

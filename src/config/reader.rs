@@ -11,7 +11,8 @@ use toml::{Spanned, Value};
 use super::error::{ConfigError, Origin};
 use super::keys::{self, KEYS, Key, SECTIONS};
 use super::merge::Given;
-use super::{Source, suggest, url};
+use super::{Source, suggest};
+use crate::wire::secret::without_credentials;
 
 /// The longest stretch of a file that a message repeats, in characters.
 const QUOTE_LIMIT: usize = 80;
@@ -204,7 +205,7 @@ impl<'a> Reader<'a> {
     fn wrong_form(&mut self, key: &Key, value: &Spanned<DeValue<'_>>, reason: Reason) {
         let text = value.get_ref().as_str().filter(|_| !key.secret);
         let quoted =
-            text.map(|text| format!("\"{}\": ", quote(&url::without_userinfo(text)))).unwrap_or_default();
+            text.map(|text| format!("\"{}\": ", quote(&without_credentials(text)))).unwrap_or_default();
         let message = format!("{quoted}{}; expected {}", reason.why, key.expected());
         let error = ConfigError::new(self.origin(&value.span()), key.name, message);
         self.errors.push(error.suggest(reason.suggestion));
@@ -274,7 +275,7 @@ fn printed(letter: char) -> impl Iterator<Item = char> {
 
 fn printable(key: &Key, value: &DeValue<'_>) -> Value {
     let text = value.as_str().unwrap_or_default();
-    Value::String(if key.secret { url::without_userinfo(text) } else { text.to_owned() })
+    Value::String(if key.secret { without_credentials(text) } else { text.to_owned() })
 }
 
 fn type_name(value: &DeValue<'_>) -> &'static str {

@@ -9,9 +9,7 @@ use serde::Serialize;
 
 use super::choices::parse_port;
 use super::reader::Reason;
-
-/// What stands in a printed URL instead of a user name and password.
-const REDACTED: &str = "REDACTED";
+use crate::wire::secret::without_credentials;
 
 /// The host part of a URL.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -124,7 +122,7 @@ impl Proxy {
         let port = port.ok_or("the port is missing")?;
         let secret = userinfo.map(|userinfo| format!("{userinfo}@")).unwrap_or_default();
         let url = format!("{scheme}://{secret}{host}:{port}");
-        Ok(Self { printable: without_userinfo(&url), url, credentials: userinfo.is_some() })
+        Ok(Self { printable: without_credentials(&url), url, credentials: userinfo.is_some() })
     }
 }
 
@@ -143,14 +141,6 @@ impl fmt::Debug for Proxy {
 impl Serialize for Proxy {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&self.printable)
-    }
-}
-
-/// `text` with everything between the scheme and the last `@` hidden.
-pub(super) fn without_userinfo(text: &str) -> String {
-    match (text.split_once("://"), text.rsplit_once('@')) {
-        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{REDACTED}@{host}"),
-        _ => text.to_owned(),
     }
 }
 

@@ -1,9 +1,9 @@
 //! k3s's configuration as effective values.
 //!
 //! Owns parsing and merging of `config.yaml` and its drop-ins the way k3s does
-//! it (k3s: pkg/configfilearg/parser.go), and the list of keys whose values are
-//! secret. A secret value is replaced by its fingerprint while parsing, so that
-//! effective values can be shown, compared and stored. No I/O.
+//! it (k3s: pkg/configfilearg/parser.go), and the rule whose values are secret. A
+//! secret value is replaced by its fingerprint while parsing, so that effective
+//! values can be shown, compared and stored. No I/O.
 
 use std::collections::BTreeMap;
 
@@ -26,6 +26,34 @@ pub const SECRET_KEYS: [&str; 9] = [
     "vpn-auth",
     "cluster-secret",
 ];
+/// What names a secret, also in a key that k3s does not know: it may be misspelt.
+const SECRET_WORDS: [&str; 4] = ["token", "secret", "passw", "credential"];
+/// Names with such a word whose values are no secrets.
+const OPEN: [&str; 3] = ["secrets-encryption", "etcd-s3-config-secret", "image-credential-provider"];
+
+/// Whether a value of this name must not be shown: that of a key, or of an
+/// option in an `-arg` list. A file's name tells nothing of what is in it.
+#[must_use]
+pub fn is_secret(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    let is_open = name.ends_with("file") || OPEN.iter().any(|open| name.starts_with(open));
+    let looks_secret = name.ends_with("key") || SECRET_WORDS.iter().any(|word| name.contains(word));
+    SECRET_KEYS.contains(&name.as_str()) || looks_secret && !is_open
+}
+
+/// A value of `key` with its fingerprint in place of the secret that it is, or
+/// that stands in it behind `NAME=`.
+#[must_use]
+pub fn hidden(key: &str, value: &str) -> String {
+    let key = key.trim_end_matches('+');
+    let (open, secret) = match value.split_once('=') {
+        Some((name, secret)) if key.ends_with("-arg") && is_secret(name) => (&value[..=name.len()], secret),
+        _ if is_secret(key) => ("", value),
+        _ => return value.to_owned(),
+    };
+    // An empty value is no secret, and k3s takes it for none.
+    if secret.is_empty() { value.to_owned() } else { open.to_owned() + &fingerprint(secret.as_bytes()) }
+}
 
 /// Effective values by key; every value is a list of texts, as k3s makes
 /// `--key=text` arguments of them.
@@ -54,7 +82,11 @@ pub enum ConfigParseError {
 /// # Errors
 /// [`ConfigParseError`] when k3s would refuse the file.
 pub fn parse_layer(text: &str) -> Result<Layer, ConfigParseError> {
-    Ok(parse_in_clear(text)?.into_iter().map(|(key, values)| redacted(key, values)).collect())
+    let mut layer = parse_in_clear(text)?;
+    for (key, values) in &mut layer {
+        values.iter_mut().for_each(|value| *value = hidden(key, value));
+    }
+    Ok(layer)
 }
 
 /// Reads one file with its secrets in clear: for who moves them, never for facts.
@@ -159,15 +191,6 @@ pub(super) fn long_name(key: String) -> String {
     format!("{long}{append}")
 }
 
-fn redacted(key: String, values: Vec<String>) -> (String, Vec<String>) {
-    if !SECRET_KEYS.contains(&key.trim_end_matches('+')) {
-        return (key, values);
-    }
-    // An empty value is no secret, and k3s takes it for none.
-    let hide = |value: String| if value.is_empty() { value } else { fingerprint(value.as_bytes()) };
-    (key, values.into_iter().map(hide).collect())
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 mod tests {
@@ -204,6 +227,23 @@ mod tests {
             .merge("etcd-s3-secret-key: canary\ntoken+: canary\netcd-s3-proxy: http://a:canary@b\n")
             .unwrap();
         assert!(!format!("{config:?}{}", config.shown()).contains("canary"));
+    }
+
+    #[test]
+    fn a_secret_is_hidden_by_its_name_also_where_k3s_has_no_such_key() {
+        let mut config = Effective::default();
+        let text = "foo-password: canary\ntokenn: canary\nMy_KEY+: canary\nsecret-arg: canary\n\
+                    kube-apiserver-arg: [oidc-client-secret=canary, --api-key=canary, v=2, token-auth-file=/x]\n";
+        config.merge(text).unwrap();
+        let shown = config.shown();
+        assert!(!format!("{config:?}{shown}").contains("canary"), "{shown}");
+        assert!(shown.contains("  - oidc-client-secret=sha256:"), "{shown}");
+        assert_eq!(config.all("kube-apiserver-arg")[2..], ["v=2", "token-auth-file=/x"]);
+        for (key, value) in
+            [("token-file", "/x"), ("token", ""), ("node-label", "token=x"), ("a-arg", "token=")]
+        {
+            assert_eq!(hidden(key, value), value, "{key}");
+        }
     }
 
     #[test]

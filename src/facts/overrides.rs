@@ -8,9 +8,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::k3s_config::{SECRET_KEYS, long_name};
+use super::k3s_config::{hidden, long_name};
 use super::unit_text::{assignments, directives, words};
-use crate::wire::secret::fingerprint;
 
 /// One setting of somebody else.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -143,7 +142,7 @@ fn argument(unit: &str, path: &str, name: &str, value: String) -> Override {
         unit: unit.to_owned(),
         path: path.to_owned(),
         name: format!("--{key}"),
-        value: redacted(&key, value),
+        value: hidden(&key, &value),
         key,
         wins: true,
     }
@@ -157,14 +156,10 @@ fn variable((unit, path): (&str, &str), name: &str, value: &str) -> Option<Overr
         path: path.to_owned(),
         name: name.trim().to_owned(),
         key: (*key).to_owned(),
-        value: redacted(key, value.trim().to_owned()),
+        value: hidden(key, value.trim()),
         // The one variable that beats an argument (k3s: pkg/configfilearg/parser.go).
         wins: *key == "config",
     })
-}
-
-fn redacted(key: &str, value: String) -> String {
-    if SECRET_KEYS.contains(&key) && !value.is_empty() { fingerprint(value.as_bytes()) } else { value }
 }
 
 #[cfg(test)]

@@ -12,11 +12,11 @@ use super::keys;
 use super::refusal::{Refusal, WaitingOn};
 use super::yaml::{self, Value};
 use super::{Inputs, etcd, forks, members, pinned, tokens};
-use crate::facts::k3s_config::{Effective, SECRET_KEYS};
+use crate::facts::k3s_config::{Effective, hidden};
 use crate::paths;
 use crate::role::words::{ServerUrl, Sha256Hex, TokenText};
 use crate::role::{Duty, Role, Snapshots};
-use crate::wire::secret::{fingerprint, sha256_hex};
+use crate::wire::secret::sha256_hex;
 
 /// First lines of the file; the first one names its owner.
 const HEADER: &str =
@@ -261,7 +261,7 @@ fn owned_key(key: &str) -> Refusal {
     Refusal::new(
         "EB-k3s-key",
         format!("`k3s.config` sets {key}, which the plan itself decides"),
-        format!("remove {key} from `k3s.config` at the central service"),
+        format!("remove {key} from `k3s.config` in the assignment"),
     )
 }
 
@@ -269,7 +269,7 @@ fn blank_edges(key: &str) -> Refusal {
     Refusal::new(
         "EB-k3s-key",
         format!("the assignment gives {key} a value that begins or ends with a blank, which k3s cuts off"),
-        "correct it at the central service",
+        "correct it in the assignment",
     )
 }
 
@@ -388,9 +388,26 @@ impl Rendered {
 
 fn hide_secrets(mut entries: Vec<(String, Value)>) -> Vec<(String, Value)> {
     for (key, value) in &mut entries {
-        if let (true, Value::Text(text)) = (SECRET_KEYS.contains(&key.as_str()), &mut *value) {
-            *text = fingerprint(text.as_bytes());
-        }
+        let texts = match value {
+            Value::Text(text) | Value::Bare(text) => std::slice::from_mut(text),
+            Value::List(list) => list,
+        };
+        texts.iter_mut().for_each(|text| *text = hidden(key, text));
     }
     entries
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_secret_is_shown_not_even_in_a_list_of_options() {
+        let list = Value::List(vec!["oidc-client-secret=canary".to_owned(), "v=2".to_owned()]);
+        let entries =
+            vec![entry("kube-apiserver-arg", list), entry("etcd-s3-secret-key", Value::text("canary"))];
+        let shown = yaml::render("", &hide_secrets(entries));
+        assert!(!shown.contains("canary") && shown.contains("oidc-client-secret=sha256:"), "{shown}");
+        assert!(shown.contains("v=2"), "{shown}");
+    }
 }

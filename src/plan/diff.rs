@@ -11,6 +11,7 @@ use super::upgrade::PlannedUpgrade;
 use super::{Plan, PlannedRetirement, pinned};
 use crate::facts::HostFacts;
 use crate::facts::runtime::FileFact;
+use crate::wire::secret::without_credentials;
 
 /// Everything that a pass would touch.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -136,7 +137,12 @@ pub fn changes(plan: &Plan, facts: &HostFacts) -> Changes {
             .filter_map(|file| file_change(file, runtime.files.get(&file.path)))
             .collect(),
         storage: storage_change(plan, facts),
-        images: plan.images.iter().filter_map(|it| it.urls.first()).map(ToString::to_string).collect(),
+        images: plan
+            .images
+            .iter()
+            .filter_map(|it| it.urls.first())
+            .map(|url| without_credentials(url.as_str()))
+            .collect(),
         links: plan
             .links
             .iter()

@@ -20,7 +20,8 @@ use super::{
 };
 use crate::wire::Secret;
 use crate::wire::assignment as wire;
-use crate::wire::secret::sha256_hex;
+use crate::wire::fields;
+use crate::wire::secret::{sha256_hex, without_credentials};
 
 /// The schema of payloads that this version understands.
 pub const SCHEMA: u32 = 1;
@@ -78,7 +79,7 @@ pub enum AssignmentError {
 /// # Errors
 /// All errors of the payload at once.
 pub fn parse_payload(bytes: &[u8]) -> Result<Assignment, AssignmentErrors> {
-    let payload: wire::Payload = serde_json::from_slice(bytes).map_err(|error| {
+    let payload = fields::payload(bytes).map_err(|error| {
         AssignmentErrors(vec![AssignmentError::Shape { line: error.line(), column: error.column() }])
     })?;
     validate(&payload, sha256_hex(bytes))
@@ -199,7 +200,7 @@ impl Check {
         let join = self.join(&payload.join, role);
         let runtime = self.runtime(&payload.runtime);
         let snapshots = payload.etcd.snapshots.as_ref().and_then(|snapshots| self.snapshots(snapshots));
-        let manifests = payload.manifests.iter().filter_map(|manifest| self.manifest(manifest)).collect();
+        let manifests = self.manifests(&payload.manifests);
         Some(Duty { role, node: node?, cluster: cluster?, join, k3s: k3s?, runtime, snapshots, manifests })
     }
 
@@ -281,10 +282,7 @@ impl Check {
 
     fn join(&mut self, join: &wire::Join, role: Role) -> Join {
         if role == Role::Agent && join.server_token.is_some() {
-            self.field(
-                "join.server_token",
-                "an agent must never receive the server token; central is at fault",
-            );
+            self.field("join.server_token", "an agent must never receive the server token");
         }
         let previous_server = self.token("join.previous_server_token", join.previous_server_token.as_ref());
         let server = self.token("join.server_token", join.server_token.as_ref());
@@ -416,9 +414,16 @@ impl Check {
         line
     }
 
-    fn manifest(&mut self, manifest: &wire::Manifest) -> Option<Manifest> {
-        let name = self.word("manifests.name", &manifest.name)?;
-        Some(Manifest { name, content: manifest.content.clone() })
+    fn manifests(&mut self, manifests: &[wire::Manifest]) -> Vec<Manifest> {
+        let mut taken: Vec<Manifest> = Vec::new();
+        for manifest in manifests {
+            let Some(name) = self.word("manifests.name", &manifest.name) else { continue };
+            if taken.iter().any(|one| one.name == name) {
+                self.field("manifests.name", manifest.name.clone() + " is there twice");
+            }
+            taken.push(Manifest { name, content: manifest.content.clone() });
+        }
+        taken
     }
 
     fn room_host(&mut self, index: usize, host: &wire::RoomHost) -> Option<RoomHost> {
@@ -432,7 +437,10 @@ impl Check {
     fn trust(&mut self, trust: &wire::Trust) {
         for endpoint in &trust.endpoints {
             if !endpoint.starts_with("https://") || endpoint.parse::<super::words::WebUrl>().is_err() {
-                self.field("trust.endpoints", format!("{endpoint:?} is not an https URL"));
+                self.field(
+                    "trust.endpoints",
+                    format!("{:?} is not an https URL", without_credentials(endpoint)),
+                );
             }
         }
         for key in &trust.signing_keys {
@@ -528,6 +536,20 @@ mod tests {
     }
 
     #[test]
+    fn two_manifests_of_one_name_are_refused() {
+        let mut bad = payload();
+        let manifest = |name: &str| serde_json::json!({"name": name, "content": "a: b"});
+        bad["manifests"] = [manifest("eb-a.yaml"), manifest("eb-b.yaml"), manifest("eb-a.yaml")].into();
+        bad["site"] = "../etc".into();
+        let text = errors(&bad);
+        assert!(
+            text.contains("manifests.name: eb-a.yaml is there twice") && text.contains("site:"),
+            "{text}"
+        );
+        assert!(!text.contains("eb-b.yaml"), "{text}");
+    }
+
+    #[test]
     fn unknown_schema_and_role_are_refused() {
         let mut bad = payload();
         bad["schema"] = 2.into();
@@ -540,7 +562,8 @@ mod tests {
     fn unknown_fields_are_noted_and_ignored() {
         let mut newer = payload();
         newer["sidecar"] = serde_json::json!({"x": 1});
+        newer["node"]["lables"] = serde_json::json!({});
         let assignment = parse_payload(newer.to_string().as_bytes()).unwrap();
-        assert_eq!(assignment.ignored, ["sidecar"]);
+        assert_eq!(assignment.ignored, ["node.lables", "sidecar"]);
     }
 }

@@ -12,6 +12,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::wire::secret::without_credentials;
+
 /// A string that does not fit the rule of its word.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{word} {value:?} is not valid: {rule}")]
@@ -22,6 +24,10 @@ pub struct WordError {
     pub value: String,
     /// The rule, in plain words.
     pub rule: &'static str,
+}
+
+fn offending(text: &str) -> String {
+    without_credentials(text).chars().take(80).collect()
 }
 
 macro_rules! word {
@@ -46,7 +52,7 @@ macro_rules! word {
                 if $check(text) {
                     return Ok(Self(text.to_owned()));
                 }
-                Err(WordError { word: $what, value: text.chars().take(80).collect(), rule: $rule })
+                Err(WordError { word: $what, value: offending(text), rule: $rule })
             }
         }
 
@@ -409,6 +415,19 @@ mod tests {
             "k3s takes it for a bootstrap token"
         );
         assert!("Abcdef.0123456789abcdef".parse::<TokenText>().is_ok());
+    }
+
+    #[test]
+    fn a_url_that_is_refused_is_told_without_its_password() {
+        let long = format!("https://{}:canary@h/k3s", "u".repeat(70));
+        for text in ["https://u:canary@h/k3s", "ftp://h/k3s?token=canary", &long] {
+            let errors = [
+                text.parse::<ArtifactUrl>().unwrap_err(),
+                text.parse::<ServerUrl>().unwrap_err(),
+                text.parse::<WebUrl>().unwrap_err(),
+            ];
+            assert!(errors.iter().all(|error| !error.to_string().contains("can")), "{errors:?}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@
 pub mod assignment;
 pub mod claim;
 pub mod envelope;
+pub mod fields;
 pub mod json;
 pub mod report;
 pub mod secret;

@@ -42,6 +42,25 @@ impl Secret {
     }
 }
 
+/// What stands in a printed URL instead of what may be secret.
+const REDACTED: &str = "REDACTED";
+
+/// A URL without its user name, password and query; another text as it is.
+#[must_use]
+pub fn without_credentials(text: &str) -> String {
+    let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
+    let (user, rest) = rest.rsplit_once('@').map_or(("", rest), |(user, rest)| (user, rest));
+    // A password may hold a question mark, and a query an `@`: nobody can tell which.
+    if user.contains('?') {
+        return format!("{scheme}://{REDACTED}");
+    }
+    let user = if user.is_empty() { "" } else { "REDACTED@" };
+    match rest.split_once('?') {
+        Some((place, _)) => format!("{scheme}://{user}{place}?{REDACTED}"),
+        None => format!("{scheme}://{user}{rest}"),
+    }
+}
+
 /// Names bytes without telling them: `sha256:` and 12 hex digits.
 #[must_use]
 pub fn fingerprint(bytes: &[u8]) -> String {
@@ -86,5 +105,19 @@ mod tests {
         let secret = Secret::new("K10canary");
         assert_eq!(format!("{secret:?} {secret}"), "(secret) (secret)");
         assert!(!secret.fingerprint().contains("canary"));
+    }
+
+    #[test]
+    fn a_url_is_shown_without_user_password_and_query() {
+        for (text, shown) in [
+            ("https://h:1/k3s", "https://h:1/k3s"),
+            ("https://u:canary@h/k3s", "https://REDACTED@h/k3s"),
+            ("https://u:c@nary@h/k3s?token=canary", "https://REDACTED@h/k3s?REDACTED"),
+            ("https://h/k3s?token=c@nary", "https://REDACTED"),
+            ("https://u:c?nary@h", "https://REDACTED"),
+            ("a@sha256:00?", "a@sha256:00?"),
+        ] {
+            assert_eq!(without_credentials(text), shown, "{text}");
+        }
     }
 }

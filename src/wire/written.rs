@@ -9,6 +9,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::assignment::Payload;
+use super::fields;
 
 /// Text that is no assignment.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -36,7 +37,7 @@ pub fn payload(text: &str) -> Result<Payload, Unreadable> {
     if let Some(at) = json.untold {
         return Err(unreadable(at, "a number that cannot be read: too large, or none at all"));
     }
-    serde_json::from_slice(json.text.as_bytes()).map_err(|error| {
+    fields::payload(json.text.as_bytes()).map_err(|error| {
         let words = error.to_string();
         let words = words.rsplit_once(" at line ").map_or(words.as_str(), |(words, _)| words);
         unreadable(json.starts.get(error.line().saturating_sub(1)).copied().unwrap_or(0), words)

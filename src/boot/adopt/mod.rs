@@ -101,6 +101,9 @@ pub async fn look(agent: &mut Agent, patience: Duration) -> Result<Option<Look>,
     };
     let role = found.installed.role;
     let settings = settings(&found.installed);
+    if let Some(unread) = unread(&found, &settings) {
+        return Err(AdoptError::Refused(vec![unread]));
+    }
     let raw = in_force(&settings);
     let seen = Seen {
         servers: other_servers(&agent.root, role, &host).await,
@@ -132,6 +135,9 @@ pub async fn look(agent: &mut Agent, patience: Duration) -> Result<Option<Look>,
     if refusals.is_empty() {
         // What a plan says of a host that cannot be taken over misleads.
         refusals = broken;
+        if proposed.is_some() {
+            refusals.iter_mut().for_each(|refusal| of_this_host(refusal, &settings));
+        }
     }
     Ok(Some(Look {
         left_out: left_out(&agent.root, &found, &plan)?,
@@ -232,6 +238,24 @@ fn site_is_guessed(agent: &Agent, proposed: Option<&Proposed>) -> Option<Refusal
     })
 }
 
+/// Why nobody can tell here what k3s goes by.
+fn unread(found: &Found, settings: &[Setting]) -> Option<Refusal> {
+    let (reason, next) = if let Some(word) = adopt::stray(settings) {
+        let reason = format!("k3s may stop reading its command line at {word}, and options follow");
+        (reason, "remove that word from the command line of the unit")
+    } else {
+        let config = adopt::config_path(&found.installed);
+        if !found.installed.files.is_empty() || config == paths::K3S_CONFIG {
+            return None;
+        }
+        let config = adopt::shown("config", &[config]);
+        let reason = format!("k3s is told to read {config}, which is no file of this host");
+        (reason, "save it as one and name that, or take the option away")
+    };
+    let next = format!("{next}; then restart k3s and run adopt again");
+    Some(Refusal::new("EB-adopt-refused", reason, next))
+}
+
 /// What cannot be moved as it is.
 fn unmovable(found: &Found, raw: &Raw) -> Vec<Refusal> {
     let refused = |reason, next: String| Refusal::new("EB-adopt-refused", reason, next);
@@ -310,12 +334,33 @@ fn left_out(root: &Root, found: &Found, plan: &Plan) -> Result<Vec<String>, File
     Ok(adopt::left_out(&text, ours.shown.as_deref().unwrap_or_default()))
 }
 
-/// A value that k3s refuses is reported by itself, and is no difference.
+/// What a proposed assignment cannot hold stands in files of this host, and at no
+/// central service.
+fn of_this_host(refusal: &mut Refusal, settings: &[Setting]) {
+    let is_named = |key: &str| refusal.reason.split([' ', ':']).any(|word| word == key);
+    let named = settings.iter().filter(|one| one.lost.is_none() && one.key.as_deref().is_some_and(is_named));
+    let mut files: Vec<&str> = named.map(|one| one.path.as_str()).collect();
+    files.dedup();
+    if refusal.code == "EB-k3s-key" && !files.is_empty() {
+        refusal.next = format!("correct it in {}, restart k3s, and run adopt again", files.join(" and "));
+    }
+}
+
+/// With the values that are not copied: k3s may run with them all the same. What
+/// no take-over may change is reported by itself, and is no difference.
 fn comparable(settings: &[Setting], raw: &Raw, planned: &crate::facts::k3s_config::Effective) -> Raw {
     let mut raw = raw.clone();
-    for key in settings.iter().filter(|one| one.invalid.is_some()).filter_map(|one| one.key.as_ref()) {
-        if let Some(values) = planned.0.get(key) {
-            raw.entry(key.clone()).or_insert_with(|| values.clone());
+    for one in settings.iter().filter(|one| one.lost.is_none() && one.invalid.is_some()) {
+        let Some(key) = &one.key else { continue };
+        if adopt::is_fixed(key) {
+            raw.entry(key.clone()).or_insert_with(|| planned.all(key).to_vec());
+            continue;
+        }
+        let values = raw.entry(key.clone()).or_default();
+        for value in &one.values {
+            if !values.contains(value) {
+                values.push(value.clone());
+            }
         }
     }
     raw

@@ -189,14 +189,8 @@ fn started(words: &[String]) -> Option<(String, Role, Vec<String>)> {
 
 /// The main file, then its drop-ins by name (k3s: pkg/configfilearg/parser.go).
 fn config_files(root: &Root, main: &str) -> Result<Vec<ConfigFile>, ReadError> {
-    let directory = format!("{main}.d");
     let mut paths = vec![main.to_owned()];
-    let is_read = |name: &String| {
-        let name = name.to_ascii_lowercase();
-        name.ends_with(".yaml") || name.ends_with(".yml")
-    };
-    let names = root.list(&directory)?.into_iter().filter(is_read);
-    paths.extend(names.map(|name| format!("{directory}/{name}")));
+    paths.extend(config_drop_ins(root, &format!("{main}.d"))?);
     let mut files = Vec::new();
     for path in paths {
         let Some(text) = root.read_text(&path)? else { continue };
@@ -204,6 +198,17 @@ fn config_files(root: &Root, main: &str) -> Result<Vec<ConfigFile>, ReadError> {
         files.push(ConfigFile { path, layer });
     }
     Ok(files)
+}
+
+/// Files of `directory` that k3s adds to its configuration; it passes over directories there.
+pub fn config_drop_ins(root: &Root, directory: &str) -> Result<Vec<String>, FileError> {
+    let is_read = |path: &String| {
+        let name = path.to_ascii_lowercase();
+        (name.ends_with(".yaml") || name.ends_with(".yml"))
+            && !root.stat(path).ok().flatten().is_some_and(|stat| stat.is_dir)
+    };
+    let paths = root.list(directory)?.into_iter().map(|name| format!("{directory}/{name}"));
+    Ok(paths.filter(is_read).collect())
 }
 
 /// What of the host counts beside what k3s was told.

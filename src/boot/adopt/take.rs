@@ -12,7 +12,7 @@ use serde_json::json;
 use thiserror::Error;
 
 use super::Look;
-use super::read::{drop_in, environment_file};
+use super::read::{self, drop_in, environment_file};
 use crate::config::AssignmentSource;
 use crate::facts::runtime::StartRecord;
 use crate::plan::adopt::{
@@ -194,13 +194,9 @@ fn copies(root: &Root, look: &Look) -> Result<Vec<Act>, FileError> {
 
 /// Files that k3s would add to `config.yaml`; their keys are in it by then.
 fn config_drop_ins(root: &Root) -> Result<Vec<String>, FileError> {
-    let is_read = |name: &String| {
-        let name = name.to_ascii_lowercase();
-        name.ends_with(".yaml") || name.ends_with(".yml")
-    };
-    let names = root.list(paths::K3S_CONFIG_DIR)?.into_iter().filter(is_read);
-    let paths = names.map(|name| format!("{}/{name}", paths::K3S_CONFIG_DIR));
-    Ok(paths.filter(|path| path != AGENT_DROP_IN).collect())
+    let mut paths = read::config_drop_ins(root, paths::K3S_CONFIG_DIR)?;
+    paths.retain(|path| path != AGENT_DROP_IN);
+    Ok(paths)
 }
 
 /// Where the local assignment goes.

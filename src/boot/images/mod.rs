@@ -212,7 +212,9 @@ async fn bring(hands: &Hands<'_>, work: &Work, image: &PlannedImage) -> Result<(
 
 /// The file's name in its URL.
 fn title(image: &PlannedImage) -> String {
-    let name = image.urls.first().and_then(|url| url.as_str().rsplit('/').next().map(str::to_owned));
+    // A query may be what opens the door.
+    let path = image.urls.first().and_then(|url| url.as_str().split('?').next());
+    let name = path.and_then(|path| path.rsplit('/').next().map(str::to_owned));
     name.filter(|name| !name.is_empty()).unwrap_or_else(|| image.sha256.to_string())
 }
 

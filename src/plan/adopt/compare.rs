@@ -65,6 +65,12 @@ const FOREIGN: [(&str, &str); 9] = [
     ("with-node-id", "the name of its Node would change; give node-name instead, after deleting the Node"),
 ];
 
+/// Whether no take-over may change `key`.
+#[must_use]
+pub fn is_fixed(key: &str) -> bool {
+    FIXED.contains(&key)
+}
+
 /// The value that k3s takes for `key` when nobody sets it.
 pub(super) fn default_of(key: &str) -> Option<&'static str> {
     DEFAULTS.iter().find(|(name, _)| *name == key).map(|(_, value)| *value)
@@ -109,6 +115,7 @@ fn values_of(key: &str, values: &[String]) -> Vec<String> {
     for value in &mut values {
         *value = match key {
             "container-runtime-endpoint" => value.trim_start_matches("unix://").to_owned(),
+            "node-label" if !value.contains('=') => value.clone() + "=",
             "node-name" => value.to_lowercase(),
             "data-dir" => value.trim_end_matches('/').to_owned(),
             _ => continue,
@@ -198,7 +205,7 @@ pub fn blockers(
             format!("stop k3s, move it to {}, and bind-mount it where it was", paths::K3S_DATA),
         )
     }));
-    let fixed = changed.iter().filter(|one| FIXED.contains(&one.key.as_str()));
+    let fixed = changed.iter().filter(|one| is_fixed(&one.key));
     found.extend(fixed.map(|one| {
         refused(
             format!(

@@ -17,7 +17,7 @@ mod table;
 use std::collections::BTreeMap;
 use std::fmt;
 
-pub use compare::{Difference, blockers, differences, normal};
+pub use compare::{Difference, blockers, differences, is_fixed, normal};
 pub use proposal::{Proposed, password, proposal};
 pub use rest::{
     AGENT_DROP_IN, Rest, agent_drop_in, environment_rest, left_out, transition, unit_rest, unwritable,
@@ -31,10 +31,9 @@ use super::keys::values;
 use super::refusal::Refusal;
 use super::{Inputs, keys, pinned, retire, units};
 use crate::facts::HostFacts;
-use crate::facts::k3s_config::{Effective, Layer, SECRET_KEYS};
+use crate::facts::k3s_config::{Effective, Layer, hidden};
 use crate::paths;
 use crate::role::{K3sVersion, Role};
-use crate::wire::secret::fingerprint;
 
 /// Values by key, secrets among them: never shown, only compared and written.
 pub type Raw = BTreeMap<String, Vec<String>>;
@@ -187,6 +186,7 @@ fn of_variable(variable: &Variable) -> Setting {
 fn arguments(installed: &Installed) -> Vec<Setting> {
     let mut found = Vec::new();
     let mut words = installed.arguments.iter();
+    let mut before = installed.role.to_string();
     while let Some(word) = words.next() {
         let name = word.trim_start_matches('-');
         let (name, value) = match name.split_once('=') {
@@ -202,7 +202,11 @@ fn arguments(installed: &Installed) -> Vec<Setting> {
         };
         let key = (!is_word).then_some(key);
         // A stray word may be anything, a password too.
-        let title = if is_word { "a word that is no option".to_owned() } else { format!("--{name}") };
+        let title =
+            if is_word { format!("a word that is no option, behind {before}") } else { format!("--{name}") };
+        if !is_word {
+            before.clone_from(&title);
+        }
         found.push(setting(&installed.path, title, key, vec![value], Rank::Argument));
     }
     found
@@ -257,17 +261,23 @@ fn place(setting: &Setting) -> String {
     }
 }
 
-/// The values in force, files before arguments in lists.
+/// The values in force, files before arguments in lists; of a list what can be copied.
 #[must_use]
 pub fn in_force(settings: &[Setting]) -> Raw {
     let mut raw = Raw::new();
-    for one in settings.iter().filter(|one| one.lost.is_none() && one.invalid.is_none()) {
+    for one in settings.iter().filter(|one| one.lost.is_none()) {
         let Some(key) = &one.key else { continue };
+        let is_right = |value: &String| {
+            values::problem(key, std::slice::from_ref(value)).is_none() && table::is_list(key)
+        };
+        if one.invalid.is_some() && !one.values.iter().any(is_right) {
+            continue;
+        }
         let slot = raw.entry(key.clone()).or_default();
         if !table::is_list(key) {
             slot.clear();
         }
-        slot.extend(one.values.iter().cloned());
+        slot.extend(one.values.iter().filter(|value| one.invalid.is_none() || is_right(value)).cloned());
     }
     raw
 }
@@ -278,18 +288,26 @@ pub fn in_force(settings: &[Setting]) -> Raw {
 pub fn config_path(installed: &Installed) -> String {
     let mut variables = installed.variables.iter().filter(|one| one.name == "K3S_CONFIG_FILE");
     let named = variables.next_back().map(|one| one.value.clone()).filter(|path| !path.is_empty());
-    let bare = Installed { files: Vec::new(), ..installed.clone() };
-    let by_argument = || in_force(&settings(&bare)).remove("config").and_then(|mut paths| paths.pop());
+    // The first of them, unlike with every other argument.
+    let by_argument = || {
+        let mut all = arguments(installed).into_iter();
+        all.find(|one| one.key.as_deref() == Some("config"))?.values.pop()
+    };
     named.or_else(by_argument).unwrap_or_else(|| paths::K3S_CONFIG.to_owned())
+}
+
+/// Where k3s may stop reading its command line: behind a word that is no option it
+/// takes none, or not all, by its version (urfave/cli v2 and v1).
+#[must_use]
+pub fn stray(settings: &[Setting]) -> Option<&str> {
+    let mut all = settings.iter().filter(|one| one.rank == Rank::Argument);
+    let stray = all.find(|one| one.key.is_none())?;
+    all.any(|one| one.key.is_some()).then_some(&stray.name)
 }
 
 /// Values as facts and records hold them: secrets are fingerprints.
 #[must_use]
 pub fn redacted(raw: &Raw) -> Effective {
-    let hidden = |key: &str, value: &String| {
-        let secret = SECRET_KEYS.contains(&key) && !value.is_empty();
-        if secret { fingerprint(value.as_bytes()) } else { value.clone() }
-    };
     let entries = raw.iter().map(|(key, values)| {
         (key.clone(), values.iter().map(|value| hidden(key, value)).collect::<Vec<_>>())
     });

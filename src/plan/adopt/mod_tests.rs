@@ -85,14 +85,12 @@ fn nothing_shown_holds_a_secret() {
     let host = installed(
         "--token canary-1 --kube-apiserver-arg oidc-client-secret=canary-2 canary-3",
         &[("K3S_AGENT_TOKEN", "canary-4"), ("OTHER", "canary-5")],
-        &["etcd-s3-secret-key: x\n"],
+        &["etcd-s3-secret-key: x\ntokenn: canary-6\ns3-secret: canary-7\nfoo-password: canary-8\n"],
     );
     let all = settings(&host);
     let table = rows(&all, &redacted(&in_force(&all)), &[], Role::Server);
     let text = format!("{table:?}{host:?}{:?}", redacted(&in_force(&all)));
-    assert!(!text.contains("canary-1") && !text.contains("canary-3"), "{text}");
-    assert!(!text.contains("canary-4") && !text.contains("canary-5"), "{text}");
-    assert!(!format!("{table:?}").contains("canary-2"), "{table:?}");
+    assert!(!text.contains("canary"), "{text}");
 }
 
 #[test]

@@ -180,9 +180,9 @@ fn snapshots(text: &mut String, raw: &Raw) {
         return;
     }
     let [schedule, retention] = keys.map(|key| {
-        // With 0 k3s keeps every snapshot, which no assignment may ask for.
-        let is_zero = |value: &&str| key == keys[1] && value.parse() == Ok(0_u32);
-        last(raw, key).filter(|value| !is_zero(value)).or(default_of(key)).unwrap_or_default()
+        // Below 1 k3s keeps every snapshot, which no assignment may ask for.
+        let keeps_all = |value: &&str| key == keys[1] && value.parse().is_ok_and(|count: i64| count < 1);
+        last(raw, key).filter(|value| !keeps_all(value)).or(default_of(key)).unwrap_or_default()
     });
     let _ = write!(text, "\n[etcd.snapshots]\nschedule = {}\nretention = {retention}\n", quoted(schedule));
     if !has_s3(raw) {

@@ -5,7 +5,7 @@
 
 use super::compare::{Difference, default_of};
 use super::{Rank, Setting, values};
-use crate::facts::k3s_config::{Effective, SECRET_KEYS};
+use crate::facts::k3s_config::{Effective, is_secret};
 use crate::role::Role;
 
 /// One line of the table.
@@ -51,7 +51,7 @@ fn old(one: &Setting) -> String {
 /// Values of `key` for people.
 #[must_use]
 pub fn shown(key: &str, values: &[String]) -> String {
-    if SECRET_KEYS.contains(&key) {
+    if is_secret(key) && !values.is_empty() {
         return "(secret)".to_owned();
     }
     values.iter().map(|value| guarded(value)).collect::<Vec<_>>().join(",")
@@ -59,12 +59,9 @@ pub fn shown(key: &str, values: &[String]) -> String {
 
 /// An option of a component, or a URL, may carry a password.
 pub(super) fn guarded(value: &str) -> String {
-    let words = ["token", "secret", "passw", "credential"];
     let has_user = value.split_once("://").is_some_and(|(_, rest)| rest.contains('@'));
     match value.split_once('=') {
-        Some((name, _)) if words.iter().any(|word| name.to_lowercase().contains(word)) => {
-            format!("{name}=(secret)")
-        }
+        Some((name, _)) if is_secret(name) => format!("{name}=(secret)"),
         _ if has_user => "(a URL with a password)".to_owned(),
         _ => value.to_owned(),
     }
@@ -114,7 +111,7 @@ fn special(key: &str, planned: &Effective, role: Role) -> Option<String> {
         ("cluster-init", _) => {
             "dropped: the cluster is formed; on a lost datastore it would form a second one".to_owned()
         }
-        ("config", _) => "dropped: that file is read, and its keys move".to_owned(),
+        ("config", _) => "dropped: the keys of that file move".to_owned(),
         ("no-flannel", Role::Agent) => {
             let file = super::AGENT_DROP_IN;
             format!("{file} no-flannel: true, until all its servers run with flannel-backend: none")

@@ -61,10 +61,10 @@ pub fn assigned(
 }
 
 fn refusal(version: &K3sVersion, mut wrong: Vec<String>, not_allowed: &[String]) -> Refusal {
-    let correct = "correct `k3s.config` at the central service";
+    let correct = "correct `k3s.config` in the assignment";
     let next = match (wrong.is_empty(), not_allowed.is_empty()) {
         (_, true) => correct.to_owned(),
-        (true, false) => format!("remove it at the central service, or {}", permission(not_allowed)),
+        (true, false) => format!("remove it from the assignment, or {}", permission(not_allowed)),
         (false, false) => format!("{correct}; for what needs permission, {}", permission(not_allowed)),
     };
     if !not_allowed.is_empty() {
@@ -109,10 +109,13 @@ impl Case<'_> {
         self.permitted(key)?;
         let (name, value) = (key.name, typed(key, value)?);
         let texts = value.as_ref().map_or_else(Vec::new, |value| parts(name, value));
-        let why = |text: &String| flags::forbidden(name, text);
-        if let Some((text, why)) = texts.iter().find_map(|text| Some((text, why(text)?))) {
+        let wrong = |text: &String| {
             let flag = text.split('=').next().unwrap_or_default();
-            return Err(Fault::Wrong(format!("{name} sets {flag}: {why}")));
+            flags::forbidden(name, text).map(|why| format!("{name} sets {flag}: {why}"))
+        };
+        let wrong: Vec<String> = texts.iter().filter_map(wrong).collect();
+        if !wrong.is_empty() {
+            return Err(Fault::Wrong(wrong.join("; ")));
         }
         if let Some(problem) = values::problem(name, &texts) {
             return Err(Fault::Wrong(format!("{name}: {problem}")));

@@ -240,7 +240,7 @@ pub fn supported(version: &K3sVersion) -> Result<(), Refusal> {
         format!(
             "the assignment asks for k3s {version}, and the oldest whose configuration is known is v1.21.0"
         ),
-        "set a newer version at the central service; k3s goes on as it is",
+        "set a newer version in the assignment; k3s goes on as it is",
     ))
 }
 

@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::facts::k3s_config::{Effective, Layer, SECRET_KEYS, parse_layer};
+use crate::facts::k3s_config::{Effective, Layer, SECRET_KEYS, is_secret, parse_layer};
 
 fn version(text: &str) -> K3sVersion {
     text.parse().unwrap()
@@ -104,6 +104,7 @@ fn the_facts_know_the_same_short_names_and_secrets() {
             assert_eq!(waits_for_start(alias), waits_for_start(key.name));
         }
         assert_eq!(key.is_secret(), SECRET_KEYS.contains(&key.name), "{}", key.name);
+        assert_eq!(key.is_secret(), is_secret(key.name), "{}", key.name);
     }
     for secret in SECRET_KEYS {
         assert!(rows().any(|key| key.name == secret), "k3s has no key {secret}");

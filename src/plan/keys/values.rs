@@ -10,6 +10,7 @@ use super::{Kind, rows};
 use crate::facts::network::Cidr;
 use crate::role::schedule::{is_duration, is_schedule};
 use crate::role::words::{LabelKey, LabelValue, Taint};
+use crate::wire::secret::without_credentials;
 
 /// Lists whose values k3s splits at commas (k3s: pkg/cli/cmds, util.SplitStringSlice).
 const COMMAS: [&str; 9] = [
@@ -77,7 +78,7 @@ pub(in crate::plan) fn problem(key: &str, values: &[String]) -> Option<String> {
         return Some(format!("its value {} is no flag like name=value, which k3s refuses", at + 1));
     }
     match rows().find(|row| row.name == key).map(|row| row.kind()) {
-        Some(Kind::Number) => wrong(values, "no number", |value| value.parse::<u64>().is_ok()),
+        Some(Kind::Number) => wrong(values, "no number", |value| value.parse::<i64>().is_ok()),
         Some(Kind::Duration) => wrong(values, "no duration like 5m", is_duration),
         Some(Kind::Switch) => wrong(values, "neither true nor false", |value| truth(value).is_some()),
         _ => None,
@@ -86,7 +87,7 @@ pub(in crate::plan) fn problem(key: &str, values: &[String]) -> Option<String> {
 
 fn wrong(values: &[String], what: &str, is_right: fn(&str) -> bool) -> Option<String> {
     let value = values.iter().find(|value| !is_right(value))?;
-    Some(format!("{value:?} is {what}, which k3s refuses"))
+    Some(format!("{:?} is {what}, which k3s refuses", without_credentials(value)))
 }
 
 /// Whether k3s splits a value of `key` at commas.
@@ -139,12 +140,10 @@ fn is_domain(value: &str) -> bool {
     value.len() <= 253 && value.split('.').all(is_label)
 }
 
-/// Nothing is no label, and the kubelet passes over it.
+/// Nothing is no label, and the kubelet passes over it. A key alone has an empty value.
 fn is_label(value: &str) -> bool {
-    value.is_empty()
-        || value.split_once('=').is_some_and(|(key, value)| {
-            key.parse::<LabelKey>().is_ok() && value.parse::<LabelValue>().is_ok()
-        })
+    let (key, text) = value.split_once('=').unwrap_or((value, ""));
+    value.is_empty() || key.parse::<LabelKey>().is_ok() && text.parse::<LabelValue>().is_ok()
 }
 
 /// `name` or `name=value`; k3s's parts end at a flag whose name has a blank.
@@ -185,13 +184,15 @@ mod tests {
             ("kubelet-arg", "max-pods 50", false),
             ("kubelet-arg", "max-pods: 50", false),
             ("etcd-arg", "=5", false),
-            ("etcd-snapshot-retention", "-1", false),
+            ("etcd-snapshot-retention", "-1", true),
+            ("etcd-snapshot-retention", "many", false),
             ("etcd-snapshot-schedule-cron", "0 */6 * * *", true),
             ("etcd-snapshot-schedule-cron", "every 6 hours", false),
             ("etcd-s3-timeout", "1m30s", true),
             ("etcd-s3-timeout", "30", false),
             ("node-label", "example.net/rack=7", true),
-            ("node-label", "example.net/rack", false),
+            ("node-label", "example.net/rack", true),
+            ("node-label", "=7", false),
             ("node-label", "node-role.kubernetes.io/worker=true", false),
             ("node-taint", "gpu:NoExecute", true),
             ("node-taint", "gpu=yes", false),
