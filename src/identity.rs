@@ -19,11 +19,14 @@ pub fn load(root: &Root) -> Result<Loaded<PinnedIdentity>, StateError> {
     statefile::load(root, paths::IDENTITY)
 }
 
-/// Pins `identity`.
+/// Pins `identity`; a record of which no copy is whole is kept in quarantine.
 ///
 /// # Errors
 /// When it cannot be stored.
 pub fn pin(root: &Root, identity: &PinnedIdentity) -> Result<Change, StateError> {
+    if let Err(StateError::Damaged { .. }) = load(root) {
+        statefile::set_aside(root, paths::IDENTITY, paths::QUARANTINE)?;
+    }
     statefile::store(root, paths::IDENTITY, identity)
 }
 

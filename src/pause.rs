@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::paths;
 use crate::sys::root::FileError;
-use crate::sys::statefile::{self, StateError};
+use crate::sys::statefile::{self, Loaded, StateError};
 use crate::sys::{Clock, Root, clock};
 
 /// Who paused the agent, until when and why.
@@ -28,8 +28,15 @@ pub struct Pause {
 /// none, because a pause that nobody can read would never end.
 #[must_use]
 pub fn current(root: &Root, clock: Clock) -> Option<Pause> {
-    let loaded = statefile::load::<Pause>(root, paths::PAUSE).ok()?;
-    loaded.value().filter(|pause| clock::runs(clock.unix(), pause.since, pause.until))
+    load(root).ok()?.value().filter(|pause| clock::runs(clock.unix(), pause.since, pause.until))
+}
+
+/// Loads the record, also of a pause that ran out.
+///
+/// # Errors
+/// When neither copy can be read.
+pub fn load(root: &Root) -> Result<Loaded<Pause>, StateError> {
+    statefile::load(root, paths::PAUSE)
 }
 
 /// Pauses.

@@ -17,6 +17,8 @@ mod clock;
 mod copies;
 #[path = "line_boot/emptied.rs"]
 mod emptied;
+#[path = "line_boot/records.rs"]
+mod records;
 #[path = "line_boot/silent.rs"]
 mod silent;
 #[allow(dead_code, reason = "shared with other line tests")]

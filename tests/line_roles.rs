@@ -303,9 +303,10 @@ async fn a_server_stays_one_while_what_its_new_role_needs_cannot_be_had() {
         assert!(waits(&pass).contains("what the new role needs is not here yet"), "{:?}", pass.stop);
         assert!(pass.findings.iter().any(|(finding, _)| finding.reason.contains("v1.36.3+k3s1")));
     }
-    let state = host.cluster.state();
-    assert_eq!((state.members.len(), state.lease.is_null()), (2, true), "{:?}", state.seen);
-    drop(state);
+    {
+        let state = host.cluster.state();
+        assert_eq!((state.members.len(), state.lease.is_null()), (2, true), "{:?}", state.seen);
+    }
     assert_eq!(host.pinned().departing, None);
     host.assign("agent");
     host.converge("with the file that is here").await;

@@ -51,8 +51,10 @@ use crate::enrol::peers::Told;
 use crate::error::Chain;
 use crate::facts::HostFacts;
 use crate::plan::diff::Changes;
+use crate::plan::refusal::MOVE_AWAY;
 use crate::plan::{CheckedPlan, Refusal};
 use crate::role::Assignment;
+use crate::sys::root::NO_FILE;
 use crate::sys::systemd::Systemd;
 use crate::sys::{Clock, Root, clock};
 use crate::verify::Verdict;
@@ -97,8 +99,10 @@ pub struct Stop {
 impl Stop {
     /// Something went wrong that the next pass tries again.
     fn failed(code: &str, error: &(dyn std::error::Error + 'static)) -> Self {
-        let why = Refusal::new(code, Chain(error).to_string(), "it is tried again by itself");
-        Self { why, kind: StopKind::Failed }
+        let reason = Chain(error).to_string();
+        let is_in_the_way = reason.contains(NO_FILE) || reason.contains("Is a directory");
+        let next = if is_in_the_way { MOVE_AWAY } else { "it is tried again by itself" };
+        Self { why: Refusal::new(code, reason, next), kind: StopKind::Failed }
     }
 }
 
@@ -185,6 +189,7 @@ pub async fn pass(agent: &mut Agent, order: Order) -> Pass {
 
 async fn line(agent: &mut Agent, order: Order, pass: &mut Pass) -> Result<(), Stop> {
     steps::observe(agent, pass).await;
+    record::notice(agent, pass);
     reset::stands(agent)?;
     mend::findings(pass);
     binary::look(agent, order, pass).await;

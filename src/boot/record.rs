@@ -16,32 +16,33 @@ use crate::plan::{
 use crate::sys::Root;
 use crate::sys::statefile::{Loaded, StateError};
 use crate::verify::Health;
-use crate::{activate, apply, identity, observe};
+use crate::{activate, apply, identity, observe, pause};
 
 /// The ledger; one that cannot be read counts as none, and is told.
 pub(super) fn load(agent: &Agent, pass: &mut Pass) -> Option<Ledger> {
-    match ledger::load(&agent.root) {
-        Ok(loaded) => {
-            if let Some(damage) = loaded.damage() {
-                pass.find(
-                    Severity::Warn,
-                    Refusal::new(
-                        "EB-state-file",
-                        format!("ledger: {damage}"),
-                        "its earlier copy is in force",
-                    ),
-                );
-            }
-            loaded.value()
-        }
-        Err(error) => {
-            pass.find(
-                Severity::Warn,
-                Refusal::new("EB-state-file", Chain(&error).to_string(), "it is written anew"),
-            );
-            None
-        }
-    }
+    let loaded = ledger::load(&agent.root);
+    tell_damage(pass, "ledger", loaded.as_ref().map(Loaded::damage), "it is written anew");
+    loaded.ok().and_then(Loaded::value)
+}
+
+/// What a power cut left of the records of who this host is and of a pause. A
+/// pause that nobody can read is none: it would never end.
+pub(super) fn notice(agent: &Agent, pass: &mut Pass) {
+    let (identity, pause) = (identity::load(&agent.root), pause::load(&agent.root));
+    let kept = "when it is pinned anew, what is left of it goes to /var/lib/edge-bootstrap/quarantine";
+    tell_damage(pass, "identity.json", identity.as_ref().map(Loaded::damage), kept);
+    let none =
+        "no pause is in force: `edge-bootstrap pause` pauses anew, `edge-bootstrap resume` clears this";
+    tell_damage(pass, "pause.json", pause.as_ref().map(Loaded::damage), none);
+}
+
+fn tell_damage(pass: &mut Pass, name: &str, loaded: Result<Option<&str>, &StateError>, none: &str) {
+    let (reason, next) = match loaded {
+        Ok(None) => return,
+        Ok(Some(damage)) => (format!("{name}: {damage}"), "its earlier copy is in force"),
+        Err(error) => (Chain(error).to_string(), none),
+    };
+    pass.find(Severity::Warn, Refusal::new("EB-state-file", reason, next));
 }
 
 pub(super) fn current(agent: &Agent) -> Option<Ledger> {

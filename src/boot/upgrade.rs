@@ -111,7 +111,7 @@ async fn bring(agent: &Agent, checked: &CheckedPlan, planned: &PlannedUpgrade, p
         let is_there = pass.facts.runtime.k3s.store.contains_key(planned.to.as_str());
         if !is_there {
             let reason = format!("k3s {} is assigned, and there is no file of it for this host", planned.to);
-            let next = format!("offer it at the central service, or install it as {}", paths::K3S_LINK);
+            let next = format!("name it in the assignment, or install it as {}", paths::K3S_LINK);
             pass.find(Severity::Warn, Refusal::new("EB-upgrade-waits", reason, next));
         }
         return is_there;

@@ -255,7 +255,12 @@ fn runtime(page: &mut Page, runtime: &Runtime) {
     );
     page.rows("other CNI files", &runtime.cni_files, Clone::clone);
     for (path, file) in &runtime.files {
-        page.line("file", format!("{path} {:04o} {}", file.mode, digest(&file.sha256)));
+        let text = match file.mode {
+            // Only noted as there.
+            0 if file.sha256.is_empty() => format!("{path} present"),
+            mode => format!("{path} {mode:04o} {}", digest(&file.sha256)),
+        };
+        page.line("file", text);
     }
 }
 
@@ -409,6 +414,16 @@ mod tests {
                thin pool          vg-pool rw, 1 of 4 data blocks and 2 of 8 metadata blocks in use\n  \
                choice in force    devmapper on vg-pool: no d_type\n"
         );
+    }
+
+    #[test]
+    fn a_file_that_is_only_noted_as_there_is_not_called_unreadable() {
+        let mut facts = HostFacts::default();
+        let file =
+            |mode| crate::facts::runtime::FileFact { mode, size: 0, sha256: String::new(), text: None };
+        facts.runtime.files = [("/usr/bin/ctr".to_owned(), file(0)), ("/x".to_owned(), file(0o600))].into();
+        let page = text(&facts);
+        assert!(page.contains(" /usr/bin/ctr present\n") && page.contains(" /x 0600 unreadable\n"), "{page}");
     }
 
     #[test]

@@ -6,8 +6,10 @@
 use std::time::Duration;
 
 use clap::Subcommand;
+use serde_json::{Value, json};
 
 use super::{Common, on_runtime, output, person};
+use crate::facts::runtime::PinnedIdentity;
 use crate::report::status::one_line;
 use crate::sys::lock;
 use crate::{boot, identity, paths};
@@ -58,14 +60,24 @@ async fn accept(common: &Common, reason: &str) -> anyhow::Result<u8> {
     Ok(0)
 }
 
+/// The fields of the identity beside `schema`; `identity` is null where there is none.
+fn json(identity: Option<PinnedIdentity>) -> serde_json::Result<Value> {
+    let mut json = match identity {
+        Some(identity) => serde_json::to_value(identity)?,
+        None => json!({"identity": null}),
+    };
+    json["schema"] = 1.into();
+    Ok(json)
+}
+
 fn show(common: &Common) -> anyhow::Result<u8> {
     let loaded = identity::load(&common.root())?;
     if let Some(damage) = loaded.damage() {
         output::note(&format!("identity.json: {damage}; this is its earlier copy"));
     }
     match loaded.value() {
+        identity if common.json => output::json(&json(identity)?)?,
         None => output::text("no identity is pinned: this host has not been given a role yet"),
-        Some(identity) if common.json => output::json(&identity)?,
         Some(identity) => {
             let step = if identity.joined.is_some() { "joined" } else { "assigned" };
             output::text(&format!(
@@ -82,4 +94,18 @@ fn show(common: &Common) -> anyhow::Result<u8> {
         }
     }
     Ok(0)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+mod tests {
+    use super::*;
+    use crate::facts::runtime::pinned_server;
+
+    #[test]
+    fn json_has_its_schema_with_and_without_an_identity() {
+        assert_eq!(json(None).unwrap(), json!({"schema": 1, "identity": null}));
+        let shown = json(Some(pinned_server())).unwrap();
+        assert_eq!((&shown["schema"], &shown["node_name"]), (&json!(1), &json!("172-16-36-1")));
+    }
 }

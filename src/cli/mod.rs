@@ -141,7 +141,7 @@ pub fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             output::error(&Chain(error.as_ref()).to_string());
-            ExitCode::from(code_of(&error))
+            ExitCode::from(code_of(&cli.verb, &error))
         }
     }
 }
@@ -154,8 +154,11 @@ fn usage(error: &clap::Error) -> ExitCode {
     if help { ExitCode::SUCCESS } else { ExitCode::from(USAGE) }
 }
 
-fn code_of(error: &anyhow::Error) -> u8 {
-    error.downcast_ref::<boot::SetupError>().map_or(1, |error| error.kind().exit_code())
+/// 1, but where wrong settings have a code of their own.
+fn code_of(verb: &Verb, error: &anyhow::Error) -> u8 {
+    let setup = error.downcast_ref::<boot::SetupError>();
+    let setup = setup.filter(|_| matches!(verb, Verb::Config { .. } | Verb::Run));
+    setup.map_or(1, |error| error.kind().exit_code())
 }
 
 fn dispatch(cli: &Cli) -> anyhow::Result<u8> {
@@ -227,6 +230,25 @@ mod tests {
             mistake(&[verb, &["--for", "2h", "--reason", " "]].concat());
         }
         mistake(&["identity", "accept", "--reason", ""]);
+    }
+
+    #[test]
+    fn wrong_settings_have_a_code_of_their_own_only_where_they_are_asked_for() {
+        let code = |arguments: &[&str]| {
+            let cli = Cli::try_parse_from([&["edge-bootstrap"], arguments].concat()).unwrap();
+            let error = boot::SetupError::Exposed { path: String::new(), mode: 0o644 };
+            code_of(&cli.verb, &error.into())
+        };
+        assert_eq!([code(&["config", "check"]), code(&["config", "show"]), code(&["run"])], [78; 3]);
+        assert_eq!(
+            [
+                code(&["plan"]),
+                code(&["apply"]),
+                code(&["adopt"]),
+                code(&["pause", "--for", "1h", "--reason", "x"])
+            ],
+            [1; 4]
+        );
     }
 
     #[test]

@@ -59,7 +59,7 @@ pub fn look(root: &Root, clock: Clock) -> (Status, Vec<String>) {
     };
     hatches.fill(&mut status);
     if !status.running {
-        without_daemon(root, &mut status);
+        notes.extend(without_daemon(root, &mut status).filter(|_| !hatches.hidden));
         notes.extend(hidden(&hatches));
     }
     (status, notes)
@@ -87,15 +87,22 @@ fn silent(root: &Root) -> Status {
 }
 
 /// What a daemon would have said anew. A hold counts only while its daemon lives.
-fn without_daemon(root: &Root, status: &mut Status) {
+/// What is wrong with the identity's file, when something is.
+fn without_daemon(root: &Root, status: &mut Status) -> Option<String> {
     if hold::current(root).is_none() {
         status.hold = None;
     }
-    let Ok(Some(pinned)) = identity::load(root).map(|loaded| loaded.value()) else { return };
+    let loaded = match identity::load(root) {
+        Ok(loaded) => loaded,
+        Err(error) => return Some(Chain(&error).to_string()),
+    };
+    let damage = loaded.damage().map(|damage| format!("identity.json: {damage}; this is its earlier copy"));
+    let Some(pinned) = loaded.value() else { return damage };
     status.node = Some(NodeAddress { name: pinned.node_name, ip: pinned.node_ip });
     status.epoch = pinned.epoch;
     status.role.get_or_insert_with(|| pinned.role.to_string());
     status.site.get_or_insert(pinned.site);
+    damage
 }
 
 /// The status as lines, the most urgent first.

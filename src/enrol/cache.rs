@@ -13,8 +13,8 @@ use super::trust::Trust;
 use crate::paths::{ASSIGNMENT, QUARANTINE, STATE_DIR};
 use crate::role::words::NodeId;
 use crate::role::{Assignment, parse_payload};
+use crate::sys::Root;
 use crate::sys::statefile::{self, StateError};
-use crate::sys::{Root, random};
 use crate::wire::envelope::Envelope;
 use crate::wire::statement::{Granted, Statement};
 
@@ -63,7 +63,7 @@ pub fn load(root: &Root, node_id: &NodeId) -> Result<Cached, EnrolError> {
     let loaded = match statefile::load::<Stored>(root, ASSIGNMENT) {
         Ok(loaded) => loaded,
         Err(StateError::Damaged { damage, .. }) => {
-            quarantine(root)?;
+            statefile::set_aside(root, ASSIGNMENT, QUARANTINE)?;
             let damage = Some(format!("{ASSIGNMENT} was damaged ({damage}) and is in {QUARANTINE}"));
             return Ok(Cached { damage, ..Cached::default() });
         }
@@ -195,17 +195,6 @@ fn compare(now: &Assignment, new: &Assignment) -> Result<(), EnrolError> {
     }
     if new.generation == now.generation && new.digest != now.digest {
         return Err(EnrolError::GenerationConflict(now.generation));
-    }
-    Ok(())
-}
-
-fn quarantine(root: &Root) -> Result<(), EnrolError> {
-    root.make_dir(QUARANTINE, 0o700)?;
-    let number = random::number();
-    for (from, name) in [(ASSIGNMENT.to_owned(), ""), (format!("{ASSIGNMENT}.prev"), ".prev")] {
-        if root.exists(&from) {
-            root.rename(&from, &format!("{QUARANTINE}/assignment.json{name}.{number:016x}"))?;
-        }
     }
     Ok(())
 }

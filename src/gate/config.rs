@@ -5,7 +5,9 @@
 use super::{Look, REWRITE};
 use crate::facts::Fact;
 use crate::paths;
+use crate::plan::refusal::MOVE_AWAY;
 use crate::plan::{Refusal, rules};
+use crate::sys::root::NO_FILE;
 
 pub(super) fn is_whole(look: &mut Look<'_>) -> Option<Refusal> {
     let size = look.root.stat(paths::K3S_CONFIG).ok().map(|stat| stat.map_or(0, |stat| stat.size));
@@ -16,11 +18,16 @@ pub(super) fn is_whole(look: &mut Look<'_>) -> Option<Refusal> {
     }
     match &look.effective {
         Fact::Known(effective) => rules::token_is_named(effective),
-        Fact::Unknown { unknown } => Some(Refusal::new(
-            "EB-config-damaged",
-            format!("k3s's configuration is damaged: {unknown}"),
-            REWRITE,
-        )),
+        Fact::Unknown { unknown } => {
+            // No pass touches what an operator added.
+            let next = match unknown {
+                _ if unknown.contains(paths::K3S_CONFIG_DIR) => "correct or remove that file",
+                _ if unknown.contains(NO_FILE) => MOVE_AWAY,
+                _ => REWRITE,
+            };
+            let reason = format!("k3s's configuration is damaged: {unknown}");
+            Some(Refusal::new("EB-config-damaged", reason, next))
+        }
     }
 }
 

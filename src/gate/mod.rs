@@ -294,6 +294,24 @@ mod tests {
     }
 
     #[test]
+    fn a_configuration_that_no_pass_mends_is_a_persons_to_mend() {
+        let next = |host: &Fixture| {
+            let refusal = check(&host.root, Clock::System, "k3s.service").refusal.unwrap();
+            assert_eq!(refusal.code, "EB-config-damaged");
+            refusal.next
+        };
+        let host = healthy();
+        host.put("/etc/rancher/k3s/config.yaml.d/a.yaml", "a: [");
+        assert_eq!(next(&host), "correct or remove that file");
+        let host = healthy();
+        host.put(paths::K3S_CONFIG, "a: [");
+        assert_eq!(next(&host), REWRITE);
+        host.root.remove_file(paths::K3S_CONFIG).unwrap();
+        host.root.make_dir(&format!("{}/x", paths::K3S_CONFIG), 0o755).unwrap();
+        assert_eq!(next(&host), crate::plan::refusal::MOVE_AWAY);
+    }
+
+    #[test]
     fn what_cannot_be_read_is_no_evidence() {
         let host = healthy();
         host.put(paths::IDENTITY, "{");

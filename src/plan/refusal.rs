@@ -5,6 +5,9 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Next step where a directory lies in the place of a file of ours.
+pub const MOVE_AWAY: &str = "move away what lies there; then it goes on by itself";
+
 /// A rule that says no, on positive evidence.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{code}: {reason}; {next}")]

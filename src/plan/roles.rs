@@ -200,7 +200,7 @@ pub(super) fn cannot_join(duty: &Duty, pinned: &PinnedIdentity) -> Option<Refusa
     Some(Refusal::new(
         "EB-role-change",
         format!("the assignment makes {} a {}, and {reason}", pinned.node_name, duty.role),
-        "correct the assignment at the central service; until then this node goes on as it is",
+        "correct the assignment; until then this node goes on as it is",
     ))
 }
 

@@ -29,6 +29,7 @@ pub(super) fn before_planning(inputs: Inputs<'_>, duty: &Duty) -> Result<(), Ref
     let refusals = [
         adopt::is_needed(inputs),
         keeps_identity(inputs, duty),
+        keeps_lost_identity(inputs, duty),
         datastore_is_of_this_epoch(inputs, duty),
         local_ip_agrees(inputs, duty),
         cidrs_are_free(inputs, duty),
@@ -75,7 +76,24 @@ fn keeps_identity(inputs: Inputs<'_>, duty: &Duty) -> Option<Refusal> {
         Refusal::new(
             "EB-identity-change",
             format!("the assignment changes {} of a node that has joined", phrase(changes)),
-            "put the old values back at the central service; this node goes on as it is",
+            "put the old values back in the assignment; this node goes on as it is",
+        )
+    })
+}
+
+/// Where nobody can read who this host was, k3s's own files still tell: it does not
+/// become another node, or a server an agent (invariants 4 and 12).
+fn keeps_lost_identity(inputs: Inputs<'_>, duty: &Duty) -> Option<Refusal> {
+    let runtime = &inputs.facts.runtime;
+    let (reason, now) = (runtime.identity.reason()?, runtime.k3s.effective.known()?);
+    let (name, ip) = (duty.node.name.to_string(), duty.node.ip.to_string());
+    let other = |key, new: &str| now.first(key).is_some_and(|old| old != new);
+    let leaves = duty.role == Role::Agent && runtime.k3s.has_datastore.known() == Some(&true);
+    (leaves || other("node-name", &name) || other("node-ip", &ip)).then(|| {
+        Refusal::new(
+            "EB-identity-change",
+            format!("{reason}, and the assignment makes this host another node than its config.yaml says"),
+            "correct the assignment, put identity.json back from a copy, or `edge-bootstrap reset`",
         )
     })
 }

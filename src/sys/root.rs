@@ -14,6 +14,8 @@ use thiserror::Error;
 /// Largest file that is read whole, in bytes. Our files are far smaller; a
 /// runaway file must not eat the memory of a 2 GiB host.
 pub const MAX_FILE: u64 = 16 * 1024 * 1024;
+/// What is said of a directory or device in the place of a file.
+pub const NO_FILE: &str = "not a regular file";
 
 /// An operation on one path that failed.
 #[derive(Debug, Error)]
@@ -101,7 +103,7 @@ impl Root {
         let real = self.path(path);
         let size = match fs::metadata(&real) {
             Ok(meta) if meta.is_file() => meta.len(),
-            Ok(_) => return Err(FileError::new("read", path, io::Error::other("not a regular file"))),
+            Ok(_) => return Err(FileError::new("read", path, io::Error::other(NO_FILE))),
             Err(error) => return absent("read", path, error),
         };
         if size > MAX_FILE {

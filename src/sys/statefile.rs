@@ -11,8 +11,8 @@ use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
-use super::atomic;
 use super::root::{FileError, Root};
+use super::{atomic, random};
 
 /// What loading a state file gave.
 #[derive(Debug, PartialEq, Eq)]
@@ -52,9 +52,7 @@ impl<T> Loaded<T> {
 #[derive(Debug, Error)]
 pub enum StateError {
     /// Neither copy can be read.
-    #[error(
-        "{path} is damaged ({damage}) and has no usable earlier copy; it stays where it is for a person to look at"
-    )]
+    #[error("{path} is damaged ({damage}) and has no usable earlier copy")]
     Damaged {
         /// The file.
         path: String,
@@ -133,6 +131,21 @@ pub fn store<T: Serialize>(root: &Root, path: &str, value: &T) -> Result<atomic:
         atomic::write(root, &previous(path), &bytes, 0o600)?;
     }
     Ok(change)
+}
+
+/// Moves `path` and its earlier copy into `directory`, where nothing is overwritten.
+///
+/// # Errors
+/// When one cannot be moved.
+pub fn set_aside(root: &Root, path: &str, directory: &str) -> Result<(), FileError> {
+    root.make_dir(directory, 0o700)?;
+    let (number, name) = (random::number(), path.rsplit('/').next().unwrap_or(path));
+    for (from, end) in [(path.to_owned(), ""), (previous(path), ".prev")] {
+        if root.exists(&from) {
+            root.rename(&from, &format!("{directory}/{name}{end}.{number:016x}"))?;
+        }
+    }
+    Ok(())
 }
 
 fn previous(path: &str) -> String {
