@@ -226,6 +226,7 @@ async fn line(agent: &mut Agent, order: Order, pass: &mut Pass) -> Result<(), St
     // After the address was put in place, and before anything is started.
     peers::ask(agent, pass).await?;
     manifests::before_start(agent, pass);
+    rotation::before_start(agent, pass);
     if order.until == Until::Ready {
         return Ok(());
     }

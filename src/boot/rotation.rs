@@ -8,7 +8,8 @@
 
 use tracing::info;
 
-use super::{Agent, Pass, Severity, Stop, turn};
+use super::{Agent, Pass, Severity, Stop, mend, turn};
+use crate::error::Chain;
 use crate::kube::{Kube, KubeError};
 use crate::plan::tokens::{self, Change};
 use crate::plan::turn::{Wait, may_change};
@@ -18,6 +19,22 @@ use crate::rotation;
 use crate::sys::clock;
 use crate::verify::Health;
 use crate::wire::secret::fingerprint;
+
+/// Who may ask k3s, with the tokens of each; the datastore has a copy.
+const USERS: &str = "/var/lib/rancher/k3s/server/cred/passwd";
+
+/// A change that was cut leaves users here that the datastore does not have. k3s takes
+/// older ones from there, and ends at newer ones for ever (k3s: pkg/cluster/bootstrap.go).
+pub(super) fn before_start(agent: &Agent, pass: &mut Pass) {
+    let state = pass.facts.runtime.units.get("k3s");
+    let is_down = state.is_some_and(|state| mend::down(state, agent.root.is_host()));
+    if !is_down || rotation::load(&agent.root).is_none() {
+        return;
+    }
+    if let Err(error) = agent.root.age(USERS) {
+        tell(pass, Severity::Warn, Chain(&error).to_string());
+    }
+}
 
 /// Goes on with what is due, on a node that is well.
 pub(super) async fn go_on(agent: &mut Agent, checked: &CheckedPlan, pass: &mut Pass) -> Result<(), Stop> {

@@ -228,6 +228,18 @@ impl Root {
         }
     }
 
+    /// Makes a file the oldest that there can be; nothing happens when there is none.
+    ///
+    /// # Errors
+    /// When its time cannot be set.
+    pub fn age(&self, path: &str) -> Result<(), FileError> {
+        let file = fs::File::options().write(true).open(self.path(path));
+        match file.and_then(|file| file.set_modified(std::time::UNIX_EPOCH)) {
+            Ok(()) => Ok(()),
+            Err(error) => absent("set the time of", path, error).map(|_: Option<()>| ()),
+        }
+    }
+
     /// Removes a directory of ours with all that is in it; nothing happens when
     /// there is none. Never follows links.
     ///

@@ -78,3 +78,27 @@ async fn a_server_that_took_the_new_token_waits_for_its_turn_with_the_token_file
     host.started_with(Some("server-canary-2"));
     assert_eq!(host.due().await, (None, None));
 }
+
+/// k3s ends at users that are newer than those of its datastore.
+#[tokio::test]
+async fn users_of_a_change_that_was_cut_give_way_to_the_datastores_before_k3s_starts() {
+    const USERS: &str = "var/lib/rancher/k3s/server/cred/passwd";
+    let host = server("new-canary", "old-canary").await;
+    let root = Root::new(host.dir.path());
+    host.write(USERS, "users");
+    let is_old = || {
+        let time = std::fs::metadata(host.dir.path().join(USERS)).unwrap().modified().unwrap();
+        time == std::time::UNIX_EPOCH
+    };
+    let ready = || async { boot::pass(&mut host.agent(), order(Until::Ready, 0)).await };
+    host.systemd.unit("k3s.service", |unit| *unit = FakeUnit::dead());
+    no_trouble(&ready().await);
+    assert!(!is_old(), "no change was begun");
+    edge_bootstrap::rotation::begin(&root, "sha256:aaaaaaaaaaaa".to_owned()).unwrap();
+    host.systemd.unit("k3s.service", |unit| *unit = FakeUnit { pid: 5000, ..FakeUnit::up() });
+    no_trouble(&ready().await);
+    assert!(!is_old(), "k3s runs");
+    host.systemd.unit("k3s.service", |unit| *unit = FakeUnit::dead());
+    no_trouble(&ready().await);
+    assert!(is_old());
+}
