@@ -131,6 +131,8 @@ pub const K3S_CONFIG: &str = "/etc/rancher/k3s/config.yaml";
 pub const K3S_CONFIG_DIR: &str = "/etc/rancher/k3s/config.yaml.d";
 /// k3s's data directory.
 pub const K3S_DATA: &str = "/var/lib/rancher/k3s";
+/// Who may ask k3s, with the tokens of each; the datastore has a copy.
+pub const K3S_USERS: &str = "/var/lib/rancher/k3s/server/cred/passwd";
 /// Datastore of a server.
 pub const K3S_ETCD: &str = "/var/lib/rancher/k3s/server/db/etcd";
 /// Full member name of a server, without a line break.

@@ -15,13 +15,10 @@ use crate::plan::tokens::{self, Change};
 use crate::plan::turn::{Wait, may_change};
 use crate::plan::{CheckedPlan, Refusal};
 use crate::role::words::TokenText;
-use crate::rotation;
 use crate::sys::clock;
 use crate::verify::Health;
 use crate::wire::secret::fingerprint;
-
-/// Who may ask k3s, with the tokens of each; the datastore has a copy.
-const USERS: &str = "/var/lib/rancher/k3s/server/cred/passwd";
+use crate::{paths, rotation};
 
 /// A change that was cut leaves users here that the datastore does not have. k3s takes
 /// older ones from there, and ends at newer ones for ever (k3s: pkg/cluster/bootstrap.go).
@@ -31,7 +28,7 @@ pub(super) fn before_start(agent: &Agent, pass: &mut Pass) {
     if !is_down || rotation::load(&agent.root).is_none() {
         return;
     }
-    if let Err(error) = agent.root.age(USERS) {
+    if let Err(error) = agent.root.age(paths::K3S_USERS) {
         tell(pass, Severity::Warn, Chain(&error).to_string());
     }
 }

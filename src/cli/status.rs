@@ -86,8 +86,8 @@ fn silent(root: &Root) -> Status {
     status
 }
 
-/// What a daemon would have said anew. A hold counts only while its daemon lives.
-/// What is wrong with the identity's file, when something is.
+/// Adds what a daemon would have said anew, and gives what is wrong with the
+/// identity's file. A hold counts only while its daemon lives.
 fn without_daemon(root: &Root, status: &mut Status) -> Option<String> {
     if hold::current(root).is_none() {
         status.hold = None;
