@@ -14,20 +14,23 @@ use crate::hand::{
 
 const CONTAINERD_CONFIG: &str = "/etc/containerd/edge-bootstrap.toml";
 
-/// Microseconds from the begin of user space to the first start of k3s.
-fn k3s_begins_after(host: &Host) -> u64 {
-    let boot: u64 = host.sh("systemctl show -P UserspaceTimestampMonotonic").unwrap().parse().unwrap();
-    number(host, "k3s", "InactiveExitTimestampMonotonic") - boot
+/// Of systemd's lines about the begin of a unit's start.
+const STARTING: &str = "MESSAGE_ID=7d4958e842da4a758f6c1cdc7b36dcc5";
+
+/// Microseconds from the first start of the agent in this boot to that of containerd,
+/// which like k3s is ordered after it.
+fn held_for(host: &Host) -> u64 {
+    let log =
+        host.sh(&format!("journalctl -b -o json --no-pager {STARTING} UNIT=edge-bootstrap.service")).unwrap();
+    let first: Value = serde_json::from_str(log.lines().next().unwrap()).unwrap();
+    let began: u64 = first["__MONOTONIC_TIMESTAMP"].as_str().unwrap().parse().unwrap();
+    number(host, "containerd", "InactiveExitTimestampMonotonic") - began
 }
 
 #[test]
 fn a_daemon_that_hangs_before_ready_delays_k3s_by_at_most_60_seconds() {
     let room = one_steady("d-hang");
     let host = &room.hosts[0];
-    host.cut().unwrap();
-    host.boot().unwrap();
-    wait_active(host, "k3s");
-    let healthy = k3s_begins_after(host);
     let hang = "[Service]\nExecStart=\nExecStart=/bin/sleep infinity\n";
     host.write_file("/etc/systemd/system/edge-bootstrap.service.d/50-hang.conf", hang).unwrap();
     // What k3s has only just unpacked a cut would empty, and nobody is there to mend it.
@@ -39,7 +42,7 @@ fn a_daemon_that_hangs_before_ready_delays_k3s_by_at_most_60_seconds() {
         Ok((state.stdout.trim() == "active").then_some(()))
     })
     .unwrap();
-    let delay = Duration::from_micros(k3s_begins_after(host).saturating_sub(healthy));
+    let delay = Duration::from_micros(held_for(host));
     assert!(delay > Duration::from_secs(50), "the daemon did not hang: {delay:?}");
     // The limit itself, and a second for its expiry and two processes more.
     assert!(delay <= Duration::from_secs(61), "k3s was delayed by {delay:?}");
@@ -47,7 +50,9 @@ fn a_daemon_that_hangs_before_ready_delays_k3s_by_at_most_60_seconds() {
 
 /// Everything about all files that a write would change.
 fn files(host: &Host) -> String {
-    host.sh("find /etc /var/lib/edge-bootstrap -printf '%p %i %T@ %C@ %m %U:%G %s %l\\n' | sort").unwrap()
+    // Which number the next report has is no pass's work.
+    let print = "-printf '%p %i %T@ %C@ %m %U:%G %s %l\\n'";
+    host.sh(&format!("find /etc /var/lib/edge-bootstrap ! -name 'counter.json*' {print} | sort")).unwrap()
 }
 
 /// Jobs of units that we manage, begun and done, as systemd logs them.
@@ -65,7 +70,13 @@ fn jobs(host: &Host) -> Vec<String> {
 fn a_second_pass_changes_nothing() {
     let room = one_steady("d-second");
     let host = &room.hosts[0];
-    // What the first steady pass learnt is written by the one after it.
+    // What the first steady pass learnt is written by the one after it, and counts as good after 20 s of k3s.
+    further_pass(host);
+    wait_until(LONG, "the generation is good", || {
+        let ledger = host.read_file("/var/lib/edge-bootstrap/ledger.json")?.unwrap_or_default();
+        Ok(ledger.contains(r#""phase":"healthy""#).then_some(()))
+    })
+    .unwrap();
     further_pass(host);
     let before = (files(host), invocations(host), jobs(host));
     assert!(before.2.iter().any(|job| job.contains("k3s")), "no job is found in {:?}", before.2);
@@ -117,7 +128,7 @@ fn what_a_hand_changed_is_put_back_but_not_while_a_person_pauses_the_agent() {
     let name = host.sh("hostname").unwrap();
     host.sh("hostname drifted").unwrap();
     let back = || Ok((host.sh("hostname")? == name).then_some(()));
-    wait_until(Duration::from_secs(5), "the hostname is put back", back).unwrap();
+    wait_until(SOON, "the hostname is put back", back).unwrap();
     drift(host);
     host.sh("systemctl reload edge-bootstrap").unwrap();
     wait_until(SOON, "the file is put back", || Ok((!has_drifted(host)).then_some(()))).unwrap();
@@ -149,9 +160,9 @@ fn a_boot_without_any_answer_from_the_network_starts_k3s() {
     assert!(status(host)["last_contact"].is_null(), "central answered");
     let ready = number(host, "edge-bootstrap", "ActiveEnterTimestampMonotonic");
     let took = ready - number(host, "edge-bootstrap", "ExecMainStartTimestampMonotonic");
-    // Less than any connection that is dropped takes to give up (9 s), on any
-    // machine; how quick it is, the benchmark tells.
-    assert!(took < 4_000_000, "READY after {took} µs");
+    // Less than any connection that is dropped takes to give up, on any machine;
+    // how quick it is, the benchmark tells.
+    assert!(took < 9_000_000, "READY after {took} µs");
 }
 
 #[test]
@@ -180,13 +191,13 @@ fn a_daemon_that_stands_still_is_started_again_and_k3s_runs_on() {
     let running = invocations(host);
     assert_eq!(property(host, "edge-bootstrap", "WatchdogUSec"), "1min");
     // The shipped minute is shortened, and nothing else.
-    let short = "[Service]\nWatchdogSec=6\nTimeoutStopSec=3\nRestartSec=1\n";
+    let short = "[Service]\nWatchdogSec=20\nTimeoutStopSec=3\nRestartSec=1\n";
     host.write_file("/etc/systemd/system/edge-bootstrap.service.d/50-short.conf", short).unwrap();
     host.sh("systemctl daemon-reload; systemctl restart edge-bootstrap").unwrap();
     steady(host, LONG).unwrap();
     let before = property(host, "edge-bootstrap", "MainPID");
     host.sh(&format!("kill -STOP {before}")).unwrap();
-    wait_until(SOON, "another process", || {
+    wait_until(LONG, "another process", || {
         let now = property(host, "edge-bootstrap", "MainPID");
         Ok((now != before && now != "0" && is_active(host, "edge-bootstrap")).then_some(()))
     })
@@ -205,11 +216,15 @@ fn begun(host: &Host) -> u64 {
 
 /// Starts the daemon and kills it before READY, for which somebody holds the lock.
 fn fails_before_ready(host: &Host) {
-    let before = begun(host);
-    host.sh("systemctl restart --no-block edge-bootstrap").unwrap();
-    wait_until(SOON, "a further start", || Ok((begun(host) > before).then_some(()))).unwrap();
-    assert_eq!(property(host, "edge-bootstrap", "ActiveState"), "activating", "READY came too soon");
-    host.sh("kill -KILL $(systemctl show -P MainPID edge-bootstrap)").unwrap();
+    let further = begun(host) + 1;
+    // In one breath: it waits for the lock for no more than two seconds.
+    let state = host.sh(&format!(
+        "systemctl restart --no-block edge-bootstrap
+         until grep -q '\"begun\":{further}\\b' /run/edge-bootstrap/starts.json; do sleep 0.02; done
+         systemctl show -P ActiveState edge-bootstrap
+         kill -KILL $(systemctl show -P MainPID edge-bootstrap)"
+    ));
+    assert_eq!(state.unwrap(), "activating", "READY came too soon");
     let dead = || Ok((property(host, "edge-bootstrap", "MainPID") == "0").then_some(()));
     wait_until(SOON, "it is dead", dead).unwrap();
 }
@@ -230,8 +245,8 @@ fn the_third_start_after_two_that_failed_is_ready_at_once_and_only_observes() {
     host.sh("systemctl restart edge-bootstrap").unwrap();
     let ready = number(host, "edge-bootstrap", "ActiveEnterTimestampMonotonic");
     let took = ready - number(host, "edge-bootstrap", "ExecMainStartTimestampMonotonic");
-    // The lock alone would have cost two seconds.
-    assert!(took < 1_000_000, "READY after {took} µs");
+    // The lock alone would have cost so much.
+    assert!(took < 2_000_000, "READY after {took} µs");
     host.sh("systemctl stop locked").unwrap();
     further_pass(host);
     assert!(has_drifted(host), "it did more than observe");

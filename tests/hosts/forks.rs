@@ -10,7 +10,7 @@ use edge_lab::room::{self, LONG};
 use edge_lab::{Host, Room, Suite, wait_until};
 use serde_json::Value;
 
-use crate::hand::{SOON, further_pass, is_active, one_steady, property, status, told, wait_active};
+use crate::hand::{SOON, further_pass, is_active, one_steady, property, status, wait_active, wait_told};
 
 const DB: &str = "/var/lib/rancher/k3s/server/db";
 const CONFIG: &str = "/etc/rancher/k3s/config.yaml";
@@ -233,7 +233,7 @@ fn a_k3s_outside_its_unit_keeps_the_unit_from_starting_until_it_ends() {
     assert!(!host.exec(&["systemctl", "start", "k3s"]).unwrap().success(), "two of them run");
     assert_eq!(refused(host), "EB-orphan", "{}", journal(host));
     let pid = property(host, "orphan", "MainPID");
-    assert!(told(host, "k3s", &format!("process {pid} ")) > 0, "the process is not named");
+    wait_told(host, "k3s", &format!("process {pid} "));
     host.sh("systemctl stop orphan").unwrap();
     wait_active(host, "k3s");
 }

@@ -8,8 +8,9 @@ use edge_lab::room::{self, LONG};
 use edge_lab::{Host, Room, Suite, wait_until};
 use serde_json::Value;
 
-/// How long systemd, containerd and k3s may take for one thing on a busy machine.
-pub const SOON: Duration = Duration::from_secs(30);
+/// How long systemd, containerd, k3s and the agent may take for one thing on a busy machine.
+/// A pass alone may take half a minute.
+pub const SOON: Duration = Duration::from_secs(90);
 
 /// A room whose only host is steady.
 pub fn one_steady(name: &str) -> Room {
@@ -52,6 +53,12 @@ pub fn wait_active(host: &Host, unit: &str) {
 pub fn told(host: &Host, unit: &str, text: &str) -> usize {
     let journal = host.sh(&format!("journalctl -b -u {unit} -o cat --no-pager")).unwrap();
     journal.lines().filter(|line| line.contains(text)).count()
+}
+
+/// Waits for such a line: what a program says as its last word journald may read later.
+pub fn wait_told(host: &Host, unit: &str, text: &str) {
+    wait_until(SOON, &format!("{unit} says: {text}"), || Ok((told(host, unit, text) > 0).then_some(())))
+        .unwrap();
 }
 
 /// Asserts that k3s knew every key of its configuration: it skips one that it does

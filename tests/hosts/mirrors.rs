@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use edge_lab::room::{LONG, SITE, steady};
 use edge_lab::{Host, Registry, Room, Service, Suite, wait_until};
 
-use crate::hand::{SOON, invocations, status_text};
+use crate::hand::{invocations, status_text};
 
 const SUITES: [(&str, Suite); 3] = [("bw", Suite::Bookworm), ("tx", Suite::Trixie), ("sid", Suite::Sid)];
 const HOSTS_FILE: &str = "/etc/containerd/certs.d/10.77.0.9:5443/hosts.toml";
@@ -15,11 +15,13 @@ const MIRROR: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 8);
 const ORIGIN: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 9);
 /// From the begin of a stall until it is left out, at most: the pause between
 /// two looks, both looks with their limits, and a pass on a busy machine.
-const LEFT_OUT: Duration = Duration::from_secs(18 + 3 + 2 + 7 + 10);
+const LEFT_OUT: Duration = Duration::from_secs(18 + 3 + 2 + 7 + 30);
 /// From its end until it is used again.
-const PUT_BACK: Duration = Duration::from_secs(12 + 3 + 2 + 7 + 10);
+const PUT_BACK: Duration = Duration::from_secs(12 + 3 + 2 + 7 + 30);
 /// A pull of two small layers from a registry that answers, on a busy machine.
-const QUICK: Duration = Duration::from_secs(10);
+const QUICK: Duration = Duration::from_secs(20);
+/// How long one call of the CRI may take beyond its limit.
+const SOON: Duration = Duration::from_secs(30);
 
 /// Three hosts, an origin, and the one mirror of it.
 struct Scene {

@@ -201,7 +201,7 @@ fn what_must_not_begin_is_refused(room: &Room) {
     let (server, agent) = (&room.hosts[0], &room.hosts[1]);
     let shown = server.sh("edge-bootstrap reset").unwrap();
     assert!(!shown.contains("REFUSED") && shown.contains("the only server of its cluster"), "{shown}");
-    agent.sh("cp /bin/sleep /srv/kubelet && systemd-run --unit=other /srv/kubelet 600").unwrap();
+    agent.sh("cp /bin/sleep /srv/kubelet && systemd-run -p Type=exec --unit=other /srv/kubelet 600").unwrap();
     refused(agent, &["edge-bootstrap", "reset", "--yes"], "another Kubernetes");
     refused(agent, &["k3s-killall.sh"], "another Kubernetes");
     agent.sh("systemctl stop other && edge-bootstrap pause --for 1h --reason test").unwrap();

@@ -7,7 +7,7 @@ use edge_lab::room::{LONG, SITE, steady};
 use edge_lab::{Host, Room, Suite, canary, wait_until};
 use serde_json::{Value, json};
 
-use crate::hand::{further_pass, told, wait_active};
+use crate::hand::{further_pass, wait_active, wait_told};
 
 const S3_ACCESS: &str = "canary-access-9f21c4d7";
 const S3_SECRET: &str = "canary-secret-5be07a3c81";
@@ -72,7 +72,7 @@ fn is_refused(host: &Host) {
     host.sh("systemctl stop edge-bootstrap; chmod 600 /etc/rancher/k3s/config.yaml").unwrap();
     host.sh("cp -p /etc/rancher/k3s/config.yaml /root/config.yaml; echo '  torn: [' >>/etc/rancher/k3s/config.yaml").unwrap();
     assert!(!host.exec(&["systemctl", "restart", "k3s"]).unwrap().success());
-    assert!(told(host, "k3s", "EB-config-damaged") > 0);
+    wait_told(host, "k3s", "EB-config-damaged");
     // What a plan says about such a file.
     host.sh("edge-bootstrap plan >/root/plan-of-damage 2>&1 || true; systemctl start edge-bootstrap")
         .unwrap();

@@ -250,13 +250,16 @@ fn containerd_that_went_with_its_disk_comes_back_and_its_store_is_set_aside_whil
     })
     .unwrap();
     assert!(is_active(host, "lab-disk") && is_active(host, "var-lib-containerd.mount"));
-    // A person unmounts it: nobody mounts it before the person does.
+    // A person unmounts it: nobody mounts it before the person does. A stop of what no pass has
+    // seen up yet would be none of a person's.
+    further_pass(host);
     host.sh("systemctl stop var-lib-containerd.mount").unwrap();
     wait_left_alone(host);
     assert!(!is_active(host, "var-lib-containerd.mount"));
     host.sh("systemctl start var-lib-containerd.mount; systemctl reload edge-bootstrap").unwrap();
     wait_active(host, "containerd");
     // A person stops containerd itself, and unmounts later: it stays down also with its mount.
+    further_pass(host);
     host.sh("systemctl stop containerd").unwrap();
     wait_left_alone(host);
     host.sh("umount /var/lib/containerd; systemctl start var-lib-containerd.mount; systemctl reload edge-bootstrap")

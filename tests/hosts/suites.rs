@@ -94,7 +94,8 @@ fn takes_every_key(host: &Host) {
 fn codes(host: &Host) -> Vec<String> {
     let findings = status(host)["findings"].as_array().cloned().unwrap_or_default();
     let codes = findings.iter().filter_map(|finding| finding["code"].as_str().map(str::to_owned));
-    codes.filter(|code| code.starts_with("EB-c")).collect()
+    // An answer that is late once is a finding of one pass, and not about the file.
+    codes.filter(|code| code.starts_with("EB-c") && code != "EB-containerd-health").collect()
 }
 
 /// Text of the finding with this code.

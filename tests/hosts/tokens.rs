@@ -9,7 +9,7 @@ use edge_lab::{Host, Room, Suite, wait_until};
 use crate::forks::three_servers;
 use crate::hand::{is_active, property, status, status_text, told};
 use crate::roles::{assign, wait_role};
-use crate::rolling::{probed, serves};
+use crate::rolling::{downtimes, probed, serves};
 
 const HELD: &str = "/var/lib/rancher/k3s/server/token";
 const RECORD: &str = "/var/lib/edge-bootstrap/rotation.json";
@@ -137,6 +137,8 @@ fn a_new_server_token_brings_each_server_one_restart_in_its_turn_whatever_is_cut
     });
     assert!(looks.iter().all(|served| *served >= 2), "servers that answered, second by second: {looks:?}");
     assert_eq!(turns(&room), [1; 3], "one restart each");
+    let down = downtimes(&room.hosts);
+    assert!(down.windows(2).all(|two| two[0].1 <= two[1].0), "two were down at once: {down:?}");
 
     // Whoever joins now shows the new token.
     room.add("n4", Suite::Trixie).unwrap();

@@ -67,7 +67,7 @@ impl Group {
     /// and removes the groups.
     pub(crate) fn kill(&self) -> Result<()> {
         let what = format!("all processes of {} are dead", self.name);
-        wait_until(Duration::from_secs(10), &what, || {
+        wait_until(Duration::from_secs(60), &what, || {
             fs::write(v2().join(&self.name).join("cgroup.kill"), "1").ok();
             let left = self.processes();
             for pid in &left {

@@ -85,7 +85,7 @@ impl Disk {
     /// Waits until the kernel let go of the last run's mount.
     pub(crate) fn wait_unused(&self) -> Result<()> {
         let image = self.image();
-        wait_until(Duration::from_secs(20), &format!("{image} is unused"), || {
+        wait_until(Duration::from_secs(120), &format!("{image} is unused"), || {
             Ok(run(&["losetup", "-j", &image])?.is_empty().then_some(()))
         })
     }

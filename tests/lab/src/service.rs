@@ -58,13 +58,13 @@ impl Service {
         done.with_context(|| self.log_tail())
     }
 
-    /// Asks it to end (SIGTERM) and waits; kills it after ten seconds.
+    /// Asks it to end (SIGTERM) and waits; kills it after a minute.
     ///
     /// # Errors
     /// It had to be killed, or ended with another exit code than 0.
     pub fn stop(mut self) -> Result<()> {
         kill(Pid::from_raw(i32::try_from(self.child.id())?), Signal::SIGTERM)?;
-        let status = wait_until(Duration::from_secs(10), "the server ends", || Ok(self.child.try_wait()?))
+        let status = wait_until(Duration::from_secs(60), "the server ends", || Ok(self.child.try_wait()?))
             .with_context(|| self.log_tail())?;
         if !status.success() {
             bail!("the server ended with {status}\n{}", self.log_tail());

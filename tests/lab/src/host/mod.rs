@@ -115,7 +115,7 @@ impl Host {
     /// # Errors
     /// The host is off, or does not die.
     pub fn cut(&self) -> Result<()> {
-        let pid = wait_until(Duration::from_secs(10), "the host's disk is mounted", || {
+        let pid = wait_until(Duration::from_secs(60), "the host's disk is mounted", || {
             if !self.is_on() {
                 bail!("{} is off already", self.name());
             }
