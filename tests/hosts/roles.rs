@@ -60,7 +60,7 @@ fn leaves(host: &Host) -> bool {
 /// starts it again, when the other of two members is without power for longer than the leases
 /// of its controllers last.
 fn ordered_starts(host: &Host) -> usize {
-    told(host, "k3s", "Starting k3s") - told(host, "k3s", "Scheduled restart job")
+    told(host, "k3s", "Starting k3s.service") - told(host, "k3s", "Scheduled restart job")
 }
 
 #[test]
