@@ -6,6 +6,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::io;
 
 /// Why a step could not do its work. Decides retry and exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +39,19 @@ impl ErrorKind {
             Self::Environment | Self::Refused | Self::Bug => 1,
         }
     }
+}
+
+/// The error of the system that is of one of `kinds`, wherever it stands in the chain.
+#[must_use]
+pub fn io_cause<'a>(error: &'a (dyn Error + 'static), kinds: &[io::ErrorKind]) -> Option<&'a io::Error> {
+    let mut cause = Some(error);
+    while let Some(now) = cause {
+        if let Some(found) = now.downcast_ref().filter(|error: &&io::Error| kinds.contains(&error.kind())) {
+            return Some(found);
+        }
+        cause = now.source();
+    }
+    None
 }
 
 /// Prints an error and all its causes in one line, outermost first.

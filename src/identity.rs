@@ -25,7 +25,7 @@ pub fn load(root: &Root) -> Result<Loaded<PinnedIdentity>, StateError> {
 /// When it cannot be stored.
 pub fn pin(root: &Root, identity: &PinnedIdentity) -> Result<Change, StateError> {
     if let Err(StateError::Damaged { .. }) = load(root) {
-        statefile::set_aside(root, paths::IDENTITY, paths::QUARANTINE)?;
+        return statefile::store_anew(root, paths::IDENTITY, paths::QUARANTINE, identity);
     }
     statefile::store(root, paths::IDENTITY, identity)
 }

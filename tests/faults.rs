@@ -18,6 +18,7 @@ use edge_bootstrap::identity;
 use edge_bootstrap::plan::forks;
 use edge_bootstrap::role::Role;
 use edge_bootstrap::sys::Root;
+use edge_bootstrap::sys::statefile::Loaded;
 use edge_bootstrap::wire::secret::sha256_hex;
 use whole::{Files, GATHER};
 
@@ -112,6 +113,26 @@ fn an_agent_that_becomes_a_server_is_one_or_the_other_at_every_fault() {
     let config = String::from_utf8(new.files[CONFIG].clone()).unwrap();
     assert!(config.contains("\nserver:") && !config.contains("cluster-init"), "no way to join: {config}");
     try_all(&host, &new, Some(&old), &MENDS);
+}
+
+#[test]
+fn an_identity_of_which_no_copy_is_whole_is_never_taken_for_none_after_a_cut() {
+    let host = Host::new();
+    End::reach(&host, 1);
+    for copy in ["", ".prev"] {
+        host.write(&format!("var/lib/edge-bootstrap/identity.json{copy}"), "{");
+    }
+    for point in ["atomic-staged", "atomic-renamed"] {
+        let is_cut = |pass: usize| {
+            let host = host.copy();
+            let killed = host.apply(Some(&format!("{point}=abort:{pass}"))).status.code().is_none();
+            let loaded = identity::load(&Root::new(host.path())).map(Loaded::value);
+            assert!(!matches!(loaded, Ok(None)), "{point} {pass}: as if it never had been pinned");
+            host.converge();
+            killed
+        };
+        assert!((1..MOST).find(|pass| !is_cut(*pass)).unwrap() > 2, "no pass comes by {point}");
+    }
 }
 
 /// The assignment that makes a server an agent of its own cluster.

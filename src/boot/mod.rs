@@ -38,6 +38,7 @@ pub mod turn;
 mod upgrade;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::time::Duration;
 
 pub use download::{Downloader, Quiet, Rests, Watcher};
@@ -48,13 +49,12 @@ use crate::activate::Activated;
 use crate::apply::Applied;
 use crate::enrol::Freshness;
 use crate::enrol::peers::Told;
-use crate::error::Chain;
+use crate::error::{Chain, io_cause};
 use crate::facts::HostFacts;
 use crate::plan::diff::Changes;
 use crate::plan::refusal::MOVE_AWAY;
 use crate::plan::{CheckedPlan, Refusal};
 use crate::role::Assignment;
-use crate::sys::root::NO_FILE;
 use crate::sys::systemd::Systemd;
 use crate::sys::{Clock, Root, clock};
 use crate::verify::Verdict;
@@ -99,10 +99,9 @@ pub struct Stop {
 impl Stop {
     /// Something went wrong that the next pass tries again.
     fn failed(code: &str, error: &(dyn std::error::Error + 'static)) -> Self {
-        let reason = Chain(error).to_string();
-        let is_in_the_way = reason.contains(NO_FILE) || reason.contains("Is a directory");
+        let is_in_the_way = io_cause(error, &[io::ErrorKind::IsADirectory]).is_some();
         let next = if is_in_the_way { MOVE_AWAY } else { "it is tried again by itself" };
-        Self { why: Refusal::new(code, reason, next), kind: StopKind::Failed }
+        Self { why: Refusal::new(code, Chain(error).to_string(), next), kind: StopKind::Failed }
     }
 }
 
@@ -293,5 +292,22 @@ impl Pass {
 
     fn find(&mut self, severity: Severity, finding: Refusal) {
         self.findings.push((finding, severity));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_in_the_way_is_known_by_the_kind_of_its_error_and_not_by_its_words() {
+        let next = |error: io::Error| {
+            Stop::failed("EB-apply", &crate::sys::root::FileError::new("write", "/x", error)).why.next
+        };
+        assert_eq!(next(io::ErrorKind::IsADirectory.into()), MOVE_AWAY);
+        assert_ne!(next(io::Error::other("x said: Is a directory, not a regular file")), MOVE_AWAY);
+        let dir = tempfile::tempdir().expect("a directory");
+        let error = Root::new(dir.path()).read("/").expect_err("it is no file");
+        assert_eq!(Stop::failed("EB-apply", &error).why.next, MOVE_AWAY);
     }
 }

@@ -29,30 +29,51 @@ pub(super) fn file(inputs: Inputs<'_>, duty: &Duty) -> Option<PlannedFile> {
     Some(PlannedFile::public(paths::HOSTS, replace(old, &block), "the names of the room resolve without DNS"))
 }
 
-/// The text without our block; `None` when there is no whole one.
+/// The text without our block; `None` when there is none.
 pub(super) fn without_block(text: &str) -> Option<String> {
-    let begin = text.find(BEGIN)?;
-    let end = begin + text[begin..].find(END)? + END.len();
-    let rest = text[end..].strip_prefix('\n').unwrap_or(&text[end..]);
-    Some(format!("{}{rest}", &text[..begin]))
+    let (rest, place) = strip(text, "");
+    place.map(|_| rest)
 }
 
 /// Puts `block` between the marks, at the end when there are none.
 fn replace(old: &str, block: &str) -> String {
-    let fresh = format!("{BEGIN}\n{block}{END}\n");
-    let marks = old.find(BEGIN).and_then(|begin| Some((begin, old[begin..].find(END)? + begin + END.len())));
-    match marks {
-        Some((begin, end)) => {
-            let rest = old[end..].strip_prefix('\n').unwrap_or(&old[end..]);
-            format!("{}{fresh}{rest}", &old[..begin])
+    let (mut rest, place) = strip(old, block);
+    let place = place.unwrap_or_else(|| {
+        if !rest.is_empty() && !rest.ends_with('\n') {
+            rest.push('\n');
         }
-        None if old.is_empty() || old.ends_with('\n') => format!("{old}{fresh}"),
-        None => format!("{old}\n{fresh}"),
+        rest.len()
+    });
+    rest.insert_str(place, &format!("{BEGIN}\n{block}{END}\n"));
+    rest
+}
+
+/// The lines of others, and the place of our first mark among them. A begin without an
+/// end before the next begin is torn, and an end without a begin: what stands there may
+/// be anybody's. Only the mark goes, and lines right behind a begin that `block` has too.
+fn strip(text: &str, block: &str) -> (String, Option<usize>) {
+    let (mut rest, mut place, mut begin) = (String::new(), None, None);
+    for line in text.split_inclusive('\n') {
+        match line.trim() {
+            BEGIN => {
+                begin = Some(rest.len());
+                place = place.or(begin);
+            }
+            END => {
+                rest.truncate(begin.take().unwrap_or(rest.len()));
+                place = place.or(Some(rest.len()));
+            }
+            own if begin == Some(rest.len()) && block.lines().any(|line| line == own) => {}
+            _ => rest.push_str(line),
+        }
     }
+    (rest, place)
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -73,8 +94,50 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_block_is_left_and_a_whole_one_added() {
-        let text = replace(&format!("{BEGIN}\n1.2.3.4 x\n"), "172.16.36.1 a\n");
-        assert!(text.ends_with(&format!("{BEGIN}\n172.16.36.1 a\n{END}\n")));
+    fn a_torn_mark_takes_no_line_of_others_along() {
+        let (own, db) = ("172.16.36.1 a\n", "10.0.0.9 db\n");
+        let fresh = format!("{BEGIN}\n{own}{END}\n");
+        for (torn, rest) in [
+            (format!("{db}{BEGIN}\n{own}"), db.to_owned()),
+            (format!("{db}{BEGIN}\n{own}{db}"), format!("{db}{db}")),
+            (format!("{BEGIN}\n{own}{db}{fresh}"), db.to_owned()),
+            (format!("{db}{END}\n{db}"), format!("{db}{db}")),
+            (format!("{fresh}{db}{END}\n{db}"), format!("{db}{db}")),
+            (format!("{db}{BEGIN} of the lab\n{db}"), format!("{db}{BEGIN} of the lab\n{db}")),
+        ] {
+            let whole = replace(&torn, own);
+            assert_eq!(whole.replacen(&fresh, "", 1), rest, "{torn}");
+            assert_eq!(replace(&whole, own), whole);
+        }
+        let torn = format!("{BEGIN}\n{own}{db}");
+        assert_eq!(without_block(&torn).unwrap(), format!("{own}{db}"), "which of them was ours?");
+    }
+
+    proptest! {
+        /// Whatever was cut out of the file and appended to it since.
+        #[test]
+        fn only_what_stands_between_two_marks_goes(
+            kinds in proptest::collection::vec(0..4_usize, 0..24),
+            cut in proptest::bool::ANY,
+        ) {
+            let own = "172.16.36.1 a";
+            let name = |at: usize| [BEGIN.to_owned(), END.to_owned(), own.to_owned(), format!("10.0.0.9 x{at}")];
+            let lines: Vec<String> = kinds.iter().enumerate().map(|(at, kind)| name(at)[*kind].clone()).collect();
+            let is_inside = |at: usize| {
+                let mark = |kind: &&usize| **kind < 2;
+                kinds[..at].iter().rev().find(mark) == Some(&0) && kinds[at..].iter().find(mark) == Some(&1)
+            };
+            let others: Vec<&String> =
+                (0..lines.len()).filter(|at| kinds[*at] == 3 && !is_inside(*at)).map(|at| &lines[at]).collect();
+            let text = lines.join("\n") + if cut { "" } else { "\n" };
+            let whole = replace(&text, &format!("{own}\n"));
+            let left: Vec<&str> = whole.lines().filter(|line| line.contains(" x")).collect();
+            prop_assert_eq!(&left, &others);
+            prop_assert_eq!(whole.matches(BEGIN).count(), 1);
+            prop_assert_eq!(replace(&whole, &format!("{own}\n")), whole);
+            let left = without_block(&text).unwrap_or(text);
+            prop_assert!(!left.contains("edge-bootstrap"));
+            prop_assert_eq!(left.lines().filter(|line| line.contains(" x")).count(), others.len());
+        }
     }
 }

@@ -103,7 +103,11 @@ impl Root {
         let real = self.path(path);
         let size = match fs::metadata(&real) {
             Ok(meta) if meta.is_file() => meta.len(),
-            Ok(_) => return Err(FileError::new("read", path, io::Error::other(NO_FILE))),
+            // Of the kind that the kernel has for a directory: a device is in the way just so.
+            Ok(_) => {
+                let source = io::Error::new(io::ErrorKind::IsADirectory, NO_FILE);
+                return Err(FileError::new("read", path, source));
+            }
             Err(error) => return absent("read", path, error),
         };
         if size > MAX_FILE {

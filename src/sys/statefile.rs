@@ -11,8 +11,8 @@ use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
+use super::atomic;
 use super::root::{FileError, Root};
-use super::{atomic, random};
 
 /// What loading a state file gave.
 #[derive(Debug, PartialEq, Eq)]
@@ -133,16 +133,46 @@ pub fn store<T: Serialize>(root: &Root, path: &str, value: &T) -> Result<atomic:
     Ok(change)
 }
 
+/// Stores `value` in the place of two copies that cannot be read, which are kept in
+/// `directory`. Damage stays damage until a new copy is whole: between a move and a
+/// write there would be no file, as if there never had been one.
+///
+/// # Errors
+/// When it cannot be encoded, or a file cannot be kept or written.
+pub fn store_anew<T: Serialize>(
+    root: &Root,
+    path: &str,
+    directory: &str,
+    value: &T,
+) -> Result<atomic::Change, StateError> {
+    keep(root, path, directory, Root::hard_link)?;
+    root.sync_dir(directory)?;
+    let bytes = encode(value).map_err(|source| StateError::Encode { path: path.to_owned(), source })?;
+    atomic::write(root, &previous(path), &bytes, 0o600)?;
+    Ok(atomic::write(root, path, &bytes, 0o600)?)
+}
+
 /// Moves `path` and its earlier copy into `directory`, where nothing is overwritten.
 ///
 /// # Errors
 /// When one cannot be moved.
 pub fn set_aside(root: &Root, path: &str, directory: &str) -> Result<(), FileError> {
+    keep(root, path, directory, Root::rename)
+}
+
+fn keep(
+    root: &Root,
+    path: &str,
+    directory: &str,
+    how: fn(&Root, &str, &str) -> Result<(), FileError>,
+) -> Result<(), FileError> {
     root.make_dir(directory, 0o700)?;
-    let (number, name) = (random::number(), path.rsplit('/').next().unwrap_or(path));
-    for (from, end) in [(path.to_owned(), ""), (previous(path), ".prev")] {
-        if root.exists(&from) {
-            root.rename(&from, &format!("{directory}/{name}{end}.{number:016x}"))?;
+    for from in [path.to_owned(), previous(path)] {
+        // Its inode's number names it: no other file has that one while this one is kept,
+        // and it is kept once however often a pass fails behind this.
+        if let Some(stat) = root.stat(&from)? {
+            let name = from.rsplit('/').next().unwrap_or(&from);
+            how(root, &from, &format!("{directory}/{name}.{:016x}", stat.inode))?;
         }
     }
     Ok(())
@@ -249,6 +279,42 @@ mod tests {
         assert_eq!(load::<String>(&root, "/s").unwrap(), Loaded::Absent);
         std::fs::write(root.path("/s"), b"").unwrap();
         assert!(matches!(load::<String>(&root, "/s"), Err(StateError::Damaged { .. })));
+    }
+
+    /// No JSON: its store ends before the first write, as a cut there does.
+    struct Cut;
+
+    impl Serialize for Cut {
+        fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+            Err(serde::ser::Error::custom("cut"))
+        }
+    }
+
+    #[test]
+    fn damage_stays_damage_until_a_new_copy_is_whole_and_is_kept_once() {
+        for [file, copy] in [[Some("{"), Some("[")], [Some("{"), None], [None, Some("[")]] {
+            let dir = tempfile::tempdir().unwrap();
+            let root = Root::new(dir.path());
+            for (path, text) in [("/s", file), ("/s.prev", copy)] {
+                if let Some(text) = text {
+                    std::fs::write(root.path(path), text).unwrap();
+                }
+            }
+            for _ in 0..2 {
+                store_anew(&root, "/s", "/kept", &Cut).unwrap_err();
+                assert!(matches!(load::<String>(&root, "/s"), Err(StateError::Damaged { .. })));
+            }
+            store_anew(&root, "/s", "/kept", &"new").unwrap();
+            let kept = root.list("/kept").unwrap();
+            let texts: Vec<Vec<u8>> =
+                kept.iter().map(|name| root.read(&format!("/kept/{name}")).unwrap().unwrap()).collect();
+            let damaged: Vec<&[u8]> = [file, copy].into_iter().flatten().map(str::as_bytes).collect();
+            assert_eq!(texts, damaged, "{kept:?}");
+            for damage in ["/s.prev", "/s"] {
+                assert_eq!(load::<String>(&root, "/s").unwrap().value().as_deref(), Some("new"));
+                std::fs::write(root.path(damage), "").unwrap();
+            }
+        }
     }
 
     #[test]
