@@ -397,7 +397,13 @@ fn drop_ins_that_break_an_invariant_are_refused_and_others_pass() {
         ("kubelet-arg+: node-ip=10.0.0.1", None),
     ];
     for (text, code) in rows {
-        member().with("/etc/rancher/k3s/config.yaml.d/50-person.yaml", text).says(code, text);
+        let host = member().with("/etc/rancher/k3s/config.yaml.d/10-other.yaml", "debug: true");
+        let host = host.with("/etc/rancher/k3s/config.yaml.d/50-person.yaml", text);
+        host.says(code, text);
+        if code == Some("EB-override") {
+            let next = host.verdict().refusal.unwrap().next;
+            assert_eq!(next, "remove it from /etc/rancher/k3s/config.yaml.d/50-person.yaml", "{text}");
+        }
     }
 }
 

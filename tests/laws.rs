@@ -13,9 +13,9 @@ mod tree;
 
 use std::path::Path;
 
-use edge_bootstrap::facts::HostFacts;
 use edge_bootstrap::facts::k3s_config::Effective;
 use edge_bootstrap::facts::runtime::Joined;
+use edge_bootstrap::facts::{Fact, HostFacts};
 use edge_bootstrap::paths;
 use edge_bootstrap::plan::diff;
 use edge_bootstrap::plan::keys::{Key, Kind, May};
@@ -291,4 +291,17 @@ fn enough_of_the_generated_assignments_give_a_plan() {
         }
     }
     assert!(servers >= 15 && agents >= 15, "{servers} plans for servers, {agents} for agents of 200");
+}
+
+#[test]
+fn an_identity_that_is_not_known_is_told_whatever_the_reason_says() {
+    let mut facts = observed(&host("07-agent"));
+    let assignment = role::parse_payload(include_bytes!("plan/07-agent/assignment.json")).unwrap();
+    for unknown in [Fact::default(), Fact::unknown("damaged")] {
+        facts.runtime.identity = unknown;
+        let local = Local::default();
+        let inputs = Inputs { facts: &facts, assignment: &assignment, local: &local, confirmed: true };
+        let notes = plan::plan(inputs).unwrap().notes;
+        assert!(notes.iter().any(|note| Some(note.as_str()) == facts.runtime.identity.reason()), "{notes:?}");
+    }
 }

@@ -7,6 +7,7 @@
 )]
 
 use std::path::Path;
+use std::process::Command;
 
 use edge_bootstrap::facts::HostFacts;
 use edge_bootstrap::facts::runtime::Joined;
@@ -400,5 +401,42 @@ fn the_contract_of_doctor_fits_its_schema_and_nothing_else_does() {
         let mut changed = doctor();
         *changed.pointer_mut(place).unwrap() = value;
         assert!(!schema.is_valid(&changed), "{place}");
+    }
+}
+
+// === what a person's word did ===
+
+/// What `line` prints as JSON on the host below `root`.
+fn printed(root: &Path, line: &str) -> Value {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_edge-bootstrap"));
+    let output = command.args(line.split(' ')).arg("--json").arg("--root").arg(root).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{line}: {output:?}");
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{line}: {error}: {text}"))
+}
+
+#[test]
+fn a_pause_and_an_allowance_print_the_status_with_what_is_in_force_then() {
+    let (dir, schema) = (tempfile::tempdir().unwrap(), schema("status.json"));
+    let said = |line: &str| {
+        let printed = printed(dir.path(), line);
+        assert_fits(&schema, &printed);
+        printed
+    };
+    assert_eq!(said("pause --for 1h --reason disk")["paused"]["reason"], "disk");
+    let allowed = said("gate allow --code EB-hostname --for 1h --reason cable");
+    assert_eq!(
+        (&allowed["allowed"][0]["code"], &allowed["paused"]["reason"]),
+        (&"EB-hostname".into(), &"disk".into())
+    );
+    assert_eq!(said("gate revoke --code EB-hostname")["allowed"], json!([]));
+    assert_eq!(said("resume")["paused"], Value::Null);
+}
+
+#[test]
+fn a_check_of_the_settings_and_nothing_to_take_over_print_one_object_too() {
+    let dir = tempfile::tempdir().unwrap();
+    for line in ["config check", "adopt"] {
+        assert_eq!(printed(dir.path(), line)["schema"], 1, "{line}");
     }
 }

@@ -29,7 +29,7 @@ const COLUMN: usize = 44;
 pub struct AdoptArgs {
     /// Do it; without it only show
     #[arg(long)]
-    yes: bool,
+    pub(super) yes: bool,
     /// Keys that may differ at the next start of k3s, as shown without --yes
     #[arg(long, value_name = "KEY,...", value_delimiter = ',')]
     accept: Vec<String>,
@@ -44,7 +44,11 @@ pub struct AdoptArgs {
 pub async fn run(common: &Common, args: &AdoptArgs) -> anyhow::Result<u8> {
     let mut agent = agent(common, args)?;
     let Some(mut look) = adopt::look(&mut agent, PATIENCE).await? else {
-        output::text("nothing to take over: there is no k3s of others on this host");
+        if common.json {
+            output::json(&json!({"schema": 1, "unit": null}))?;
+        } else {
+            output::text("nothing to take over: there is no k3s of others on this host");
+        }
         return Ok(0);
     };
     if args.yes && look.refusals.is_empty() {

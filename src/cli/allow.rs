@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{Common, output, person};
+use super::{Common, person};
 use crate::allow::{self, Allowance};
 use crate::report::status::one_line;
 use crate::sys::Clock;
@@ -51,8 +51,7 @@ pub async fn allow(common: &Common, args: &AllowArgs) -> anyhow::Result<u8> {
     allow::add(&root, clock, allowance.clone())?;
     let line = hatches::allow_line(&allowance);
     person::tell(common, &line).await;
-    output::text(&format!("{line}\n{}", next_steps(&allowance.code, &refused)));
-    Ok(0)
+    person::done(common, &format!("{line}\n{}", next_steps(&allowance.code, &refused)))
 }
 
 fn next_steps(code: &str, refused: &[String]) -> String {
@@ -65,11 +64,9 @@ fn next_steps(code: &str, refused: &[String]) -> String {
 
 pub async fn revoke(common: &Common, args: &RevokeArgs) -> anyhow::Result<u8> {
     if !allow::revoke(&common.root(), Clock::System, &args.code)? {
-        output::text(&format!("{} was not let pass", args.code));
-        return Ok(0);
+        return person::done(common, &format!("{} was not let pass", args.code));
     }
     let line = format!("{} is not let pass any more, by {}", args.code, person::name());
     person::tell(common, &line).await;
-    output::text(&line);
-    Ok(0)
+    person::done(common, &line)
 }

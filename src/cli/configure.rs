@@ -16,8 +16,8 @@ pub enum ConfigVerb {
 pub fn run(common: &Common, verb: &ConfigVerb) -> anyhow::Result<u8> {
     let configuration = host::configuration(&common.root(), common.config.as_deref())?;
     match verb {
+        _ if common.json => output::json(&configuration.shown())?,
         ConfigVerb::Check => output::text("configuration is valid"),
-        ConfigVerb::Show if common.json => output::json(&configuration.shown())?,
         ConfigVerb::Show => output::text(&configuration.shown().to_string()),
     }
     Ok(0)

@@ -29,6 +29,13 @@ enum GateVerb {
     Revoke(RevokeArgs),
 }
 
+impl GateArgs {
+    /// Whether it is the check itself, which has one line for people.
+    pub(super) fn is_check(&self) -> bool {
+        self.verb.is_none()
+    }
+}
+
 pub fn run(common: &Common, args: &GateArgs) -> anyhow::Result<u8> {
     match &args.verb {
         Some(GateVerb::Allow(args)) => on_runtime(allow::allow(common, args)),

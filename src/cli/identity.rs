@@ -56,7 +56,11 @@ async fn accept(common: &Common, reason: &str) -> anyhow::Result<u8> {
     let line = format!("hardware of {} accepted by {by} ({}): {what}", after.node_name, one_line(reason));
     drop(lock);
     person::tell(common, &line).await;
-    output::text(&line);
+    if common.json {
+        output::json(&json(Some(after))?)?;
+    } else {
+        output::text(&line);
+    }
     Ok(0)
 }
 

@@ -21,6 +21,7 @@ pub mod status;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use tracing::Level;
 
@@ -132,7 +133,7 @@ impl Common {
 #[must_use]
 pub fn main() -> ExitCode {
     let arguments: Vec<OsString> = crate::sys::host::arguments();
-    let cli = match Cli::try_parse_from(arguments) {
+    let cli = match Cli::try_parse_from(arguments).and_then(with_fitting_json) {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
@@ -146,9 +147,24 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// A verb that prints no JSON takes no `--json`: a script would read words as JSON.
+fn with_fitting_json(cli: Cli) -> Result<Cli, clap::Error> {
+    let prints_none = match &cli.verb {
+        Verb::Run | Verb::Apply | Verb::Enrol(_) | Verb::Act { .. } => true,
+        Verb::Gate(args) => args.is_check(),
+        Verb::Reset(args) => args.yes,
+        Verb::Adopt(args) => args.yes,
+        _ => false,
+    };
+    if cli.common.json && prints_none {
+        let words = "this command prints no JSON; `edge-bootstrap status --json` tells how the host is\n";
+        return Err(clap::Error::raw(ErrorKind::ArgumentConflict, words));
+    }
+    Ok(cli)
+}
+
 fn usage(error: &clap::Error) -> ExitCode {
-    let help =
-        matches!(error.kind(), clap::error::ErrorKind::DisplayHelp | clap::error::ErrorKind::DisplayVersion);
+    let help = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
     // Nothing can be said where not even this can be written.
     let _ = error.print();
     if help { ExitCode::SUCCESS } else { ExitCode::from(USAGE) }
@@ -195,8 +211,6 @@ fn on_runtime(work: impl Future<Output = anyhow::Result<u8>>) -> anyhow::Result<
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 mod tests {
-    use clap::error::ErrorKind;
-
     use super::*;
 
     /// What clap says to a command line that it takes for a mistake.
@@ -230,6 +244,43 @@ mod tests {
             mistake(&[verb, &["--for", "2h", "--reason", " "]].concat());
         }
         mistake(&["identity", "accept", "--reason", ""]);
+    }
+
+    #[test]
+    fn json_is_taken_where_it_is_printed_and_is_a_mistake_elsewhere() {
+        let parsed = |line: &str| {
+            let cli = Cli::try_parse_from(["edge-bootstrap", "--json"].into_iter().chain(line.split(' ')));
+            with_fitting_json(cli.unwrap()).map_err(|error| error.exit_code())
+        };
+        for line in [
+            "run",
+            "apply",
+            "gate --unit k3s.service",
+            "reset --yes",
+            "adopt --yes",
+            "enrol --central https://c --ca f",
+            "act set-clock --to 1",
+        ] {
+            assert!(parsed(line).is_err(), "{line}");
+            Cli::try_parse_from(["edge-bootstrap"].into_iter().chain(line.split(' '))).unwrap();
+        }
+        for line in [
+            "plan",
+            "gate allow --code EB-x --for 1h --reason x",
+            "gate revoke --code EB-x",
+            "pause --for 1h --reason x",
+            "resume",
+            "reset",
+            "adopt",
+            "status",
+            "facts",
+            "identity show",
+            "identity accept --reason x",
+            "config check",
+            "config show",
+        ] {
+            assert!(parsed(line).is_ok(), "{line}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{Common, output};
+use super::{Common, output, status};
 use crate::config::units::parse_duration;
 use crate::error::Chain;
 use crate::hatches;
@@ -47,10 +47,8 @@ pub async fn pause(common: &Common, args: &PauseArgs) -> anyhow::Result<u8> {
     pause::set(&common.root(), &pause)?;
     let line = hatches::pause_line(&pause);
     tell(common, &line).await;
-    output::text(&format!(
-        "{line}\nnothing is changed meanwhile, the gate still checks; `edge-bootstrap resume` ends it"
-    ));
-    Ok(0)
+    let words = "nothing is changed meanwhile, the gate still checks; `edge-bootstrap resume` ends it";
+    done(common, &format!("{line}\n{words}"))
 }
 
 /// Login of the person who typed the command.
@@ -77,11 +75,18 @@ pub async fn resume(common: &Common) -> anyhow::Result<u8> {
     let now = ledger::load(&root)?.value();
     ledger::record(&root, now.as_ref(), ledger::Event::Forgiven)?;
     tell(common, &format!("resumed by {}", name())).await;
-    output::text(if was_paused {
-        "resumed"
+    let words =
+        if was_paused { "resumed" } else { "was not paused; units that a person stopped start again" };
+    done(common, words)
+}
+
+/// Says what was done; with `--json` how the host is after it, as `status --json` does.
+pub(super) fn done(common: &Common, words: &str) -> anyhow::Result<u8> {
+    if common.json {
+        output::json(&status::look(&common.root(), Clock::System).0)?;
     } else {
-        "was not paused; units that a person stopped start again"
-    });
+        output::text(words);
+    }
     Ok(0)
 }
 

@@ -23,7 +23,7 @@ const SHOWN: usize = 12;
 pub struct ResetArgs {
     /// Do it; without this it is only shown
     #[arg(long)]
-    yes: bool,
+    pub(super) yes: bool,
     /// Drop this host's identity too: it claims as a new one
     #[arg(long)]
     forget: bool,

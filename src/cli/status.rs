@@ -4,13 +4,14 @@
 //! pause, allowances, refusals and the pinned identity come from disk.
 
 use super::output;
+use crate::enrol::cache;
 use crate::error::Chain;
 use crate::hatches::{self, Hatches};
 use crate::report;
 use crate::report::Phase;
 use crate::report::status::{self, NodeAddress, PendingClaim, RefusedStart, Status, UnitState, one_line};
 use crate::sys::{Clock, Root};
-use crate::{hold, identity, paths};
+use crate::{hold, identity, observe, paths};
 
 /// `status`: what the daemon last said with what is in force now, and for root
 /// the code of a claim.
@@ -92,12 +93,18 @@ fn without_daemon(root: &Root, status: &mut Status) -> Option<String> {
     if hold::current(root).is_none() {
         status.hold = None;
     }
+    if let Some(current) = observe::runtime::generations(root).current {
+        status.plan_generation = current.number;
+    }
     let loaded = match identity::load(root) {
         Ok(loaded) => loaded,
         Err(error) => return Some(Chain(&error).to_string()),
     };
     let damage = loaded.damage().map(|damage| format!("identity.json: {damage}; this is its earlier copy"));
     let Some(pinned) = loaded.value() else { return damage };
+    if let Some(assignment) = pinned.node_id.as_ref().and_then(|id| cache::in_force(root, id)) {
+        status.generation = assignment.generation;
+    }
     status.node = Some(NodeAddress { name: pinned.node_name, ip: pinned.node_ip });
     status.epoch = pinned.epoch;
     status.role.get_or_insert_with(|| pinned.role.to_string());
@@ -209,8 +216,11 @@ fn place(out: &mut Lines, status: &Status) {
     }
     out.line("site", status.site.as_deref().unwrap_or("unknown"));
     out.line("role", status.role.as_deref().unwrap_or("not assigned"));
-    let (assigned, files, epoch) = (status.generation, status.plan_generation, status.epoch);
-    out.line("generation", format!("{assigned} assigned, {files} on disk, epoch {epoch}"));
+    // Where nobody said that there is none, there may be one.
+    let none = if status.phase == Phase::Silent { "unknown" } else { "none" };
+    let number = |number: u64| if number == 0 { none.to_owned() } else { number.to_string() };
+    let (assigned, files) = (number(status.generation), number(status.plan_generation));
+    out.line("generation", format!("{assigned} assigned, {files} on disk, epoch {}", status.epoch));
 }
 
 fn passes(out: &mut Lines, status: &Status) {
@@ -299,6 +309,31 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("next        write it\nlet pass    edge-bootstrap gate allow --code EB-token-empty --for 1h --reason TEXT --i-accept-data-loss\n"), "{text}");
+    }
+
+    #[test]
+    fn what_is_in_force_is_read_from_disk_where_no_daemon_runs_and_is_never_a_zero() {
+        let (_dir, root) = host();
+        let told = || text(&look(&root, Clock::Fixed(1010)).0);
+        assert!(told().contains("generation  unknown assigned, unknown on disk, epoch 0\n"), "{}", told());
+        let config = "token-file: /var/lib/edge-bootstrap/generations/3/server-token\n";
+        root.ensure_dir("/etc/rancher/k3s").unwrap();
+        crate::sys::atomic::write(&root, paths::K3S_CONFIG, config.as_bytes(), 0o600).unwrap();
+        assert!(told().contains("unknown assigned, 3 on disk"), "{}", told());
+        let node_id = "a".repeat(26);
+        let payload = serde_json::json!({
+            "schema": 1, "generation": 7, "issued_at": "2026-11-21T10:00:00Z", "node_id": node_id,
+            "site": "hz-017", "role": "none",
+        });
+        let (envelope, key) = crate::wire::envelope::tests::signed(payload.to_string().as_bytes());
+        let trust = crate::enrol::trust::Trust { signing_keys: vec![key], ..Default::default() };
+        let stored = cache::Stored { trust, envelope: Some(envelope), statement: None };
+        cache::store(&root, &stored).unwrap();
+        let node_id = Some(node_id);
+        let pinned =
+            crate::facts::runtime::PinnedIdentity { node_id, ..crate::facts::runtime::pinned_server() };
+        identity::pin(&root, &pinned).unwrap();
+        assert!(told().contains("generation  7 assigned, 3 on disk, epoch 1\n"), "{}", told());
     }
 
     #[test]

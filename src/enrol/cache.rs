@@ -81,6 +81,13 @@ pub fn load(root: &Root, node_id: &NodeId) -> Result<Cached, EnrolError> {
     }
 }
 
+/// The assignment in force, for who only looks: moves nothing away that is damaged.
+#[must_use]
+pub fn in_force(root: &Root, node_id: &str) -> Option<Assignment> {
+    statefile::load::<Stored>(root, ASSIGNMENT).ok()?;
+    load(root, &node_id.parse().ok()?).ok()?.assignment
+}
+
 /// With the stored statement, when it still counts.
 fn checked(cached: Cached) -> Cached {
     let told = cached.stored.statement.as_ref().and_then(|envelope| statement(&cached, envelope));

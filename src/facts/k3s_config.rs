@@ -65,6 +65,28 @@ pub struct Effective(pub BTreeMap<String, Vec<String>>);
 /// to values. Secrets are fingerprints already.
 pub type Layer = BTreeMap<String, Vec<String>>;
 
+/// One drop-in: the words for its file, and what stands in it.
+pub type DropIn<'a> = (&'a str, &'a Layer);
+
+/// The words for a file of which only what stands in it is known.
+pub const SOME_FILE: &str = "a file in /etc/rancher/k3s/config.yaml.d";
+
+/// Each drop-in with its file, both in k3s's order. Of other files than theirs none is named.
+#[must_use]
+pub fn with_files<'a>(layers: &'a [Layer], mut files: Vec<&'a str>) -> Vec<DropIn<'a>> {
+    if files.len() != layers.len() {
+        files = vec![SOME_FILE; layers.len()];
+    }
+    files.into_iter().zip(layers).collect()
+}
+
+/// Whether k3s reads a file of this name as a drop-in (k3s: pkg/configfilearg/parser.go).
+#[must_use]
+pub fn is_drop_in(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    name.ends_with(".yaml") || name.ends_with(".yml")
+}
+
 /// A configuration file that k3s would not read either.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ConfigParseError {
@@ -195,6 +217,20 @@ pub(super) fn long_name(key: String) -> String {
 #[allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_drop_in_is_named_only_where_files_and_settings_are_of_the_same_look() {
+        let layers = [Layer::new(), Layer::new()];
+        assert_eq!(with_files(&layers, vec!["/d/a.yaml", "/d/b.yml"])[1].0, "/d/b.yml");
+        for files in [vec![], vec!["/d/a.yaml"], vec!["/d/a.yaml", "/d/b.yaml", "/d/c.yaml"]] {
+            assert_eq!(
+                with_files(&layers, files).iter().map(|(file, _)| *file).collect::<Vec<_>>(),
+                [SOME_FILE; 2]
+            );
+        }
+        assert!(is_drop_in("/d/A.YAML") && is_drop_in("b.yml") && !is_drop_in("c.yaml.off"));
+        assert!(SOME_FILE.ends_with(crate::paths::K3S_CONFIG_DIR));
+    }
 
     #[test]
     fn later_files_replace_and_plus_appends() {

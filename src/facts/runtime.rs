@@ -6,10 +6,11 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::Fact;
-use super::k3s_config::{Effective, Layer};
+use super::k3s_config::{DropIn, Effective, Layer, is_drop_in, with_files};
 use super::mirrors::Mirrors;
 use super::overrides::Override;
 use super::upgrade::Attempt;
+use crate::paths::K3S_CONFIG_DIR;
 
 /// What runs on the host, and what our files hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -142,6 +143,17 @@ pub struct K3s {
     /// The newest try of another version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upgrade: Option<Attempt>,
+}
+
+impl Runtime {
+    /// The operator's drop-ins with their files; none where they cannot be read.
+    #[must_use]
+    pub fn drop_ins(&self) -> Vec<DropIn<'_>> {
+        let layers = self.k3s.drop_ins.known().map_or(&[][..], Vec::as_slice);
+        let files = self.files.keys().map(String::as_str);
+        let files = files.filter(|path| path.starts_with(K3S_CONFIG_DIR) && is_drop_in(path)).collect();
+        with_files(layers, files)
+    }
 }
 
 /// A k3s of others whose unit has another name, or that has none.

@@ -5,6 +5,7 @@
 //! before a start; the rules are the plan's ([`crate::plan::forks`]).
 
 use super::Look;
+use crate::facts::k3s_config::with_files;
 use crate::facts::overrides::Override;
 use crate::observe::{self, ports};
 use crate::plan::{Refusal, forks};
@@ -27,8 +28,10 @@ pub(super) fn unit_breaks_nothing(look: &mut Look<'_>) -> Option<Refusal> {
 pub(super) fn drop_ins_break_nothing(look: &mut Look<'_>) -> Option<Refusal> {
     let drop_ins = observe::k3s::drop_ins(look.root);
     let layers = drop_ins.known().filter(|layers| !layers.is_empty())?;
+    let paths = observe::k3s::drop_in_paths(look.root);
+    let files = paths.known().into_iter().flatten().map(String::as_str).collect();
     let main = observe::k3s::main_config(look.root);
-    forks::drop_in_breaks(main.known()?, layers, look.identity.as_ref()?)
+    forks::drop_in_breaks(main.known()?, &with_files(layers, files), look.identity.as_ref()?)
 }
 
 /// A k3s of somebody else would share ports and datastore with this one. Any

@@ -9,7 +9,7 @@ use super::{overrides, strangers, text, versions};
 use crate::error::Chain;
 use crate::facts::Fact;
 use crate::facts::ca::ca_hash_of_pem;
-use crate::facts::k3s_config::{Effective, Layer, parse_layer};
+use crate::facts::k3s_config::{Effective, Layer, is_drop_in, parse_layer};
 use crate::facts::overrides::Override;
 use crate::facts::runtime::{DataDisk, K3s, NodePassword, StartRecord, Unit};
 use crate::ordered::Ordered as _;
@@ -175,17 +175,15 @@ fn layer(root: &Root, path: &str) -> Fact<Layer> {
     parse_layer(&content).map_err(|error| format!("{path}: {error}")).into()
 }
 
-/// Drop-ins that k3s reads, in its order (k3s: pkg/configfilearg/parser.go).
-fn drop_in_paths(root: &Root) -> Fact<Vec<String>> {
+/// Drop-ins that k3s reads, in its order.
+#[must_use]
+pub fn drop_in_paths(root: &Root) -> Fact<Vec<String>> {
     let names = match root.list(K3S_CONFIG_DIR) {
         Ok(names) => names,
         Err(error) => return text::because(&error),
     };
-    let is_read = |name: &String| {
-        let name = name.to_ascii_lowercase();
-        name.ends_with(".yaml") || name.ends_with(".yml")
-    };
-    let paths = names.into_iter().filter(is_read).map(|name| format!("{K3S_CONFIG_DIR}/{name}"));
+    let names = names.into_iter().filter(|name| is_drop_in(name));
+    let paths = names.map(|name| format!("{K3S_CONFIG_DIR}/{name}"));
     Fact::Known(paths.filter(|path| !text::is_dir(root, path)).collect())
 }
 

@@ -12,7 +12,7 @@ use super::keys;
 use super::refusal::{Refusal, WaitingOn};
 use super::yaml::{self, Value};
 use super::{Inputs, etcd, forks, members, pinned, tokens};
-use crate::facts::k3s_config::{Effective, hidden};
+use crate::facts::k3s_config::{DropIn, Effective, SOME_FILE, hidden};
 use crate::paths;
 use crate::role::words::{ServerUrl, Sha256Hex, TokenText};
 use crate::role::{Duty, Role, Snapshots};
@@ -141,14 +141,14 @@ pub(super) fn render(
         _ => entries.push(("server".to_owned(), Value::text(agent_server(inputs, duty)))),
     }
     let mut notes = add_free_keys(&mut entries, inputs, duty)?;
-    let layers = inputs.facts.runtime.k3s.drop_ins.known().map_or(&[][..], Vec::as_slice);
-    notes.extend(keys::drop_in_notes(layers, (&duty.k3s.version, duty.role)));
+    let drop_ins = inputs.facts.runtime.drop_ins();
+    notes.extend(keys::drop_in_notes(&drop_ins, (&duty.k3s.version, duty.role)));
     let (now, disk) = (effective(&entries, inputs), inputs.facts.runtime.k3s.data_disk.as_ref());
     let tuned = etcd::tune(&mut entries, &now, disk, duty);
     let sides = sides(inputs, duty);
     let effective = effective(&entries, inputs);
     notes.extend(etcd::told(tuned, &effective));
-    kubelet_args_hold(&effective, &runtime.kubelet_args(inputs, duty))?;
+    kubelet_args_hold(&effective, &runtime.kubelet_args(inputs, duty), &drop_ins)?;
     Ok(Rendered { entries, sides, effective, notes })
 }
 
@@ -318,33 +318,40 @@ fn effective(entries: &[(String, Value)], inputs: Inputs<'_>) -> Effective {
 }
 
 /// What containerd and the kubelet must agree on is neither replaced nor contradicted.
-fn kubelet_args_hold(effective: &Effective, needed: &[String]) -> Result<(), Refusal> {
+fn kubelet_args_hold(
+    effective: &Effective,
+    needed: &[String],
+    drop_ins: &[DropIn<'_>],
+) -> Result<(), Refusal> {
     for arg in needed {
         let name = arg.split_once('=').map_or(arg.as_str(), |(name, _)| name);
         let is_named = |value: &&String| value.split('=').next() == Some(name);
         let found: Vec<&String> = effective.all("kubelet-arg").iter().filter(is_named).collect();
         if found != [arg] {
-            return Err(kubelet_arg_refused(&found, name, arg));
+            return Err(kubelet_arg_refused(&found, name, arg, drop_ins));
         }
     }
     Ok(())
 }
 
-fn kubelet_arg_refused(found: &[&String], name: &str, needed: &str) -> Refusal {
-    let dir = paths::K3S_CONFIG_DIR;
+fn kubelet_arg_refused(found: &[&String], name: &str, needed: &str, drop_ins: &[DropIn<'_>]) -> Refusal {
+    let is_guilty = |key: &str, values: &[String]| match found {
+        [] => key == "kubelet-arg",
+        _ => key.trim_end_matches('+') == "kubelet-arg" && values.iter().any(|value| found.contains(&value)),
+    };
+    let file = drop_ins.iter().rfind(|(_, layer)| layer.iter().any(|(key, values)| is_guilty(key, values)));
+    let file = file.map_or(SOME_FILE, |(file, _)| file);
     if found.is_empty() {
         return Refusal::new(
             "EB-override",
-            format!("a file in {dir} replaces the list kubelet-arg, in which containerd needs {needed}"),
+            format!("{file} replaces the list kubelet-arg, in which containerd needs {needed}"),
             "write `kubelet-arg+` instead of `kubelet-arg` in that file: it adds to the list",
         );
     }
     Refusal::new(
         "EB-override",
         format!("kubelet-arg sets {found:?}, and containerd needs {needed} alone"),
-        format!(
-            "remove {name} from `kubelet-arg` in the files in {dir} and in `k3s.config` of the assignment"
-        ),
+        format!("remove {name} from `kubelet-arg` in {file} and in `k3s.config` of the assignment"),
     )
 }
 
@@ -400,6 +407,28 @@ fn hide_secrets(mut entries: Vec<(String, Value)>) -> Vec<(String, Value)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::facts::k3s_config::Layer;
+
+    #[test]
+    fn the_file_that_takes_an_argument_of_the_kubelet_away_or_contradicts_it_is_named() {
+        let layer = |key: &str, value: &str| Layer::from([(key.to_owned(), vec![value.to_owned()])]);
+        for (guilty, named) in [
+            (layer("kubelet-arg", "v=2"), "/d/b replaces the list"),
+            (
+                layer("kubelet-arg+", "cgroup-driver=cgroupfs"),
+                "remove cgroup-driver from `kubelet-arg` in /d/b and",
+            ),
+        ] {
+            let (first, last) = (layer("debug", "true"), layer("kubelet-arg+", "v=3"));
+            let mut effective = Effective::default();
+            effective.apply(&layer("kubelet-arg", "cgroup-driver=systemd"));
+            [&first, &guilty, &last].into_iter().for_each(|layer| effective.apply(layer));
+            let drop_ins = [("/d/a", &first), ("/d/b", &guilty), ("/d/c", &last)];
+            let held = kubelet_args_hold(&effective, &["cgroup-driver=systemd".to_owned()], &drop_ins);
+            let told = held.map_or_else(|refusal| refusal.to_string(), |()| String::new());
+            assert!(told.contains(named), "{told}");
+        }
+    }
 
     #[test]
     fn no_secret_is_shown_not_even_in_a_list_of_options() {

@@ -9,7 +9,7 @@
 use super::refusal::Refusal;
 use super::{keys, roles};
 use crate::facts::HostFacts;
-use crate::facts::k3s_config::{Effective, Layer};
+use crate::facts::k3s_config::{DropIn, Effective};
 use crate::facts::overrides::Override;
 use crate::facts::runtime::PinnedIdentity;
 use crate::paths;
@@ -338,14 +338,17 @@ pub fn override_breaks(
 /// Keys of drop-ins that break an invariant whatever the datastore is. `main`
 /// is `config.yaml` alone.
 #[must_use]
-pub fn drop_in_breaks(main: &Effective, layers: &[Layer], identity: &PinnedIdentity) -> Option<Refusal> {
-    let mut entries = layers.iter().flatten();
-    entries.find_map(|(key, values)| {
+pub fn drop_in_breaks(
+    main: &Effective,
+    drop_ins: &[DropIn<'_>],
+    identity: &PinnedIdentity,
+) -> Option<Refusal> {
+    keys::entries(drop_ins).find_map(|(file, key, values)| {
         let name = key.trim_end_matches('+');
         let value = values.last().map_or("", String::as_str);
         let flag = || values.iter().find_map(|one| keys::breaks_start(name, one, &identity.node_name));
         let why = breaks(name, value, identity).or_else(flag).or_else(|| differs(main, name, values))?;
-        Some(overridden(&format!("{name} in {}", paths::K3S_CONFIG_DIR), paths::K3S_CONFIG_DIR, why))
+        Some(overridden(&format!("{name} in {file}"), file, why))
     })
 }
 

@@ -5,12 +5,12 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::facts::k3s_config::Effective;
 use crate::facts::storage::Choice;
 use crate::role::words::{ArtifactUrl, Sha256Hex};
-use crate::wire::secret::sha256_hex;
+use crate::wire::secret::{sha256_hex, without_credentials};
 
 /// Who may see the content of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -154,6 +154,7 @@ pub struct PlannedArtifact {
     /// Where it belongs.
     pub path: String,
     /// Tried in order.
+    #[serde(serialize_with = "without_secrets")]
     pub urls: Vec<ArtifactUrl>,
     /// SHA-256 that decides.
     pub sha256: Sha256Hex,
@@ -163,6 +164,12 @@ pub struct PlannedArtifact {
     /// Architecture that it must be built for (`amd64`, `arm64`).
     #[serde(skip)]
     pub arch: String,
+}
+
+/// A signed URL has its signature in its query: who sees a plan must not see that.
+fn without_secrets<S: Serializer>(urls: &[ArtifactUrl], to: S) -> Result<S::Ok, S::Error> {
+    let shown: Vec<String> = urls.iter().map(|url| without_credentials(url.as_str())).collect();
+    shown.serialize(to)
 }
 
 /// The snapshotter that was decided, and what must be done to its pool before
@@ -263,6 +270,7 @@ pub struct PoolWish {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PlannedImage {
     /// Tried in order.
+    #[serde(serialize_with = "without_secrets")]
     pub urls: Vec<ArtifactUrl>,
     /// SHA-256 that decides.
     pub sha256: Sha256Hex,
@@ -317,4 +325,24 @@ pub struct PlannedGeneration {
     pub exists: bool,
     /// Effective values that k3s will see.
     pub effective: Effective,
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signature_in_a_url_is_kept_for_the_download_and_never_printed() {
+        let signed = "https://s3.example.net/k3s?X-Amz-Signature=canary";
+        let (urls, sha256) = (vec![signed.parse().unwrap()], "ab".repeat(32).parse().unwrap());
+        let [title, path, version, arch] = ["k3s", "/k3s", "", ""].map(str::to_owned);
+        let image = PlannedImage { urls, sha256 };
+        let (urls, sha256) = (image.urls.clone(), image.sha256.clone());
+        let artifact = PlannedArtifact { title, path, urls, sha256, version, arch };
+        for printed in [serde_json::to_value(&image).unwrap(), serde_json::to_value(&artifact).unwrap()] {
+            assert_eq!(printed["urls"], serde_json::json!(["https://s3.example.net/k3s?REDACTED"]));
+        }
+        assert_eq!(artifact.urls[0].as_str(), signed);
+    }
 }

@@ -165,14 +165,15 @@ fn keys_of_the_version(plan: &Plan, inputs: Inputs<'_>) -> Vec<Refusal> {
     let version = plan.upgrade.as_ref().map_or(&duty.k3s.version, |upgrade| upgrade.in_force());
     let kind = (version, duty.role);
     let planned = with_paths(&Effective::default(), plan.files.last());
-    let layers = inputs.facts.runtime.k3s.drop_ins.known().map_or(&[][..], Vec::as_slice);
+    let drop_ins = &inputs.facts.runtime.drop_ins();
     let started = inputs.facts.runtime.k3s.started_with.known().and_then(Option::as_ref);
-    let critical = || keys::critical(&planned, &with_paths(&generation.effective, plan.files.last()));
+    let critical =
+        || keys::critical(&planned, &with_paths(&generation.effective, plan.files.last()), drop_ins);
     let rules = [
         keys::written(&planned, kind),
-        keys::drop_in_refused(layers, kind, started),
-        keys::drop_in_flag(layers),
-        keys::drop_in_value(layers),
+        keys::drop_in_refused(drop_ins, kind, started),
+        keys::drop_in_flag(drop_ins),
+        keys::drop_in_value(drop_ins),
         critical().filter(|_| duty.role == Role::Server),
     ];
     rules.into_iter().flatten().collect()
@@ -202,15 +203,14 @@ fn init_is_rightful(effective: &Effective, inputs: Inputs<'_>) -> Option<Refusal
 
 /// Operators' drop-ins must not touch identity, membership or the ports of k3s.
 fn guarded(inputs: Inputs<'_>) -> Option<Refusal> {
-    let layers = inputs.facts.runtime.k3s.drop_ins.known()?;
+    let drop_ins = inputs.facts.runtime.drop_ins();
     let role = inputs.assignment.role();
-    let mut keys = layers.iter().flat_map(|layer| layer.keys()).map(|key| key.trim_end_matches('+'));
-    keys.find(|key| keys::is_guarded(key, role)).map(|key| {
+    let mut keys = keys::entries(&drop_ins).map(|(file, key, _)| (file, key.trim_end_matches('+')));
+    keys.find(|(_, key)| keys::is_guarded(key, role)).map(|(file, key)| {
         Refusal::new(
             "EB-override",
             format!(
-                "a file in {} sets {key}, which decides who this node is, what it belongs to or where it is reached",
-                paths::K3S_CONFIG_DIR
+                "{file} sets {key}, which decides who this node is, what it belongs to or where it is reached"
             ),
             format!("remove {key} from that file"),
         )
@@ -276,13 +276,11 @@ fn mending(plan: &Plan) -> Option<Refusal> {
 
 fn unreadable(inputs: Inputs<'_>) -> Option<Refusal> {
     let reason = inputs.facts.runtime.k3s.drop_ins.reason()?;
-    (reason != "not observed").then(|| {
-        Refusal::new(
-            "EB-override",
-            format!("{} cannot be read: {reason}", paths::K3S_CONFIG_DIR),
-            "correct that file; k3s would exit with an error as well",
-        )
-    })
+    Some(Refusal::new(
+        "EB-override",
+        format!("{} cannot be read: {reason}", paths::K3S_CONFIG_DIR),
+        "correct that file; k3s would exit with an error as well",
+    ))
 }
 
 #[cfg(test)]

@@ -334,8 +334,7 @@ fn notes(inputs: Inputs<'_>, duty: &Duty, runtime: &containerd::Decision) -> Vec
     let mut notes: Vec<String> = ignored
         .map(|field| format!("assignment field `{field}` is unknown to this version, ignoring"))
         .collect();
-    let lost = inputs.facts.runtime.identity.reason().filter(|reason| *reason != "not observed");
-    notes.extend(lost.map(str::to_owned));
+    notes.extend(inputs.facts.runtime.identity.reason().map(str::to_owned));
     notes.extend(runtime.notes.iter().cloned());
     notes.extend(images::note(duty, runtime.version));
     notes.extend(manifests::notes(duty));

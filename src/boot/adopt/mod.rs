@@ -311,6 +311,9 @@ fn facts_after(host: &HostFacts, found: &Found, raw: &Raw) -> HostFacts {
     }
     let kept = agent_drop_in(raw, found.installed.role).and_then(|text| parse_layer(text).ok());
     after.runtime.k3s.drop_ins = Fact::Known(kept.into_iter().collect());
+    for (path, _) in host.runtime.drop_ins() {
+        after.runtime.files.remove(path);
+    }
     // An agent keeps the server that it knows, wherever that was named.
     after.runtime.k3s.effective = Fact::Known(redacted(raw));
     after

@@ -6,15 +6,13 @@
 use futures_util::future::join_all;
 
 use crate::boot::turn::{ask, seen};
-use crate::enrol::cache::{self, Stored};
+use crate::enrol::cache;
 use crate::facts::runtime::PinnedIdentity;
 use crate::kube::{Kube, Nodes};
 use crate::plan::reset::quorum::Members;
 use crate::plan::turn::{self, Seen};
-use crate::role::words::NodeId;
-use crate::role::{Assignment, Role};
+use crate::role::Role;
 use crate::sys::Root;
-use crate::sys::statefile;
 
 /// The members of its cluster.
 pub(super) async fn members(root: &Root, identity: &PinnedIdentity) -> Members {
@@ -43,11 +41,9 @@ async fn by_nodes(kube: Kube<'_>, own: &str, nodes: &Nodes) -> Members {
 }
 
 /// Where the other servers serve, by the newest assignment; `None` where that
-/// cannot be read. Moves nothing away that is damaged.
+/// cannot be read.
 fn servers(root: &Root, identity: &PinnedIdentity) -> Option<Vec<String>> {
-    statefile::load::<Stored>(root, crate::paths::ASSIGNMENT).ok()?;
-    let node_id: NodeId = identity.node_id.clone()?.parse().ok()?;
-    let assignment: Assignment = cache::load(root, &node_id).ok()?.assignment?;
+    let assignment = cache::in_force(root, identity.node_id.as_deref()?)?;
     let room = assignment.room.iter().filter(|host| host.role == Role::Server && host.ip != identity.node_ip);
     let mut all: Vec<String> =
         room.map(|host| std::net::SocketAddr::new(host.ip, 6443).to_string()).collect();

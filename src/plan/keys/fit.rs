@@ -7,9 +7,8 @@
 use std::collections::BTreeMap;
 
 use super::{Key, May, Presence, canonical, of, rows, values};
-use crate::facts::k3s_config::{Effective, Layer};
+use crate::facts::k3s_config::{DropIn, Effective, SOME_FILE};
 use crate::ordered::Ordered as _;
-use crate::paths::K3S_CONFIG_DIR;
 use crate::plan::refusal::Refusal;
 use crate::role::{K3sVersion, Role};
 
@@ -38,13 +37,13 @@ pub fn written(config: &Effective, (version, role): (&K3sVersion, Role)) -> Opti
 /// last came up with: what stands there it knows, whatever the table says.
 #[must_use]
 pub fn drop_in_refused(
-    layers: &[Layer],
+    drop_ins: &[DropIn<'_>],
     (version, role): (&K3sVersion, Role),
     started: Option<&Effective>,
 ) -> Option<Refusal> {
     let keys = of(version);
     let ends = role == Role::Agent || keys.server_ends_at_unknown();
-    let name = names(layers).find(|name| match keys.find(name, role) {
+    let (file, name) = names(drop_ins).find(|(_, name)| match keys.find(name, role) {
         Presence::Known(key) => key.has("fatal-in-25") && version.minor() == 25,
         Presence::Perhaps(_) => ends && started.is_none_or(|started| !started.0.contains_key(*name)),
         // A server's key on an agent has a rule and a code of its own.
@@ -55,7 +54,7 @@ pub fn drop_in_refused(
     Some(Refusal::new(
         "EB-override",
         format!(
-            "a file in {K3S_CONFIG_DIR} sets {name}, which k3s {version} as {role} does not know: it would exit with an error"
+            "{file} sets {name}, which k3s {version} as {role} does not know: it would exit with an error"
         ),
         format!("remove {name} from that file"),
     ))
@@ -63,13 +62,13 @@ pub fn drop_in_refused(
 
 /// A value in a drop-in at which k3s, or the part that gets it, would end.
 #[must_use]
-pub fn drop_in_value(layers: &[Layer]) -> Option<Refusal> {
-    layers.iter().flatten().find_map(|(key, written)| {
+pub fn drop_in_value(drop_ins: &[DropIn<'_>]) -> Option<Refusal> {
+    entries(drop_ins).find_map(|(file, key, written)| {
         let name = canonical(key.trim_end_matches('+'));
         let problem = values::problem(name, &values::parts(name, written))?;
         Some(Refusal::new(
             "EB-override",
-            format!("a file in {K3S_CONFIG_DIR} sets {name}: {problem}"),
+            format!("{file} sets {name}: {problem}"),
             format!("correct {name} in that file"),
         ))
     })
@@ -77,34 +76,32 @@ pub fn drop_in_value(layers: &[Layer]) -> Option<Refusal> {
 
 /// Keys of drop-ins that k3s leaves out or may leave out, for people.
 #[must_use]
-pub fn drop_in_notes(layers: &[Layer], (version, role): (&K3sVersion, Role)) -> Vec<String> {
+pub fn drop_in_notes(drop_ins: &[DropIn<'_>], (version, role): (&K3sVersion, Role)) -> Vec<String> {
     let keys = of(version);
-    let left_out = |name: &&str| match keys.find(name, role) {
+    let left_out = |(_, name): &(&str, &str)| match keys.find(name, role) {
         Presence::Known(_) => false,
         Presence::Unknown => !keys.is_newer_than_the_table(),
         _ => true,
     };
-    let note = |name: &str| {
-        format!(
-            "a file in {K3S_CONFIG_DIR} sets {name}, which k3s {version} as {role} may not know and then ignores"
-        )
+    let note = |(file, name)| {
+        format!("{file} sets {name}, which k3s {version} as {role} may not know and then ignores")
     };
-    names(layers).filter(left_out).map(note).collect()
+    names(drop_ins).filter(left_out).map(note).collect()
 }
 
 /// A drop-in changes what all servers of the room must have alike. k3s compares
 /// it only when a server joins (k3s: pkg/cluster/bootstrap.go), so that a file
 /// of one host would show only when the next server is added.
 #[must_use]
-pub fn critical(planned: &Effective, whole: &Effective) -> Option<Refusal> {
+pub fn critical(planned: &Effective, whole: &Effective, drop_ins: &[DropIn<'_>]) -> Option<Refusal> {
     let differs = |key: &Key| key.is_critical() && !same(planned.all(key.name), whole.all(key.name));
     let key = rows().find(differs)?;
+    let is_it = |name: &String| canonical(name.trim_end_matches('+')) == key.name;
+    let file =
+        drop_ins.iter().rfind(|(_, layer)| layer.keys().any(is_it)).map_or(SOME_FILE, |(file, _)| file);
     Some(Refusal::new(
         "EB-override",
-        format!(
-            "a file in {K3S_CONFIG_DIR} changes {}, which must be the same on all servers of the room",
-            key.name
-        ),
+        format!("{file} changes {}, which must be the same on all servers of the room", key.name),
         elsewhere(key),
     ))
 }
@@ -153,6 +150,12 @@ fn same(one: &[String], other: &[String]) -> bool {
     sorted(one) == sorted(other)
 }
 
-fn names(layers: &[Layer]) -> impl Iterator<Item = &str> {
-    layers.iter().flat_map(|layer| layer.keys()).map(|name| canonical(name.trim_end_matches('+')))
+/// File, key as written and values of each entry.
+pub fn entries<'a>(drop_ins: &[DropIn<'a>]) -> impl Iterator<Item = (&'a str, &'a str, &'a Vec<String>)> {
+    let all = drop_ins.iter().flat_map(|(file, layer)| layer.iter().map(move |entry| (*file, entry)));
+    all.map(|(file, (key, values))| (file, key.as_str(), values))
+}
+
+fn names<'a>(drop_ins: &[DropIn<'a>]) -> impl Iterator<Item = (&'a str, &'a str)> {
+    entries(drop_ins).map(|(file, key, _)| (file, canonical(key.trim_end_matches('+'))))
 }

@@ -5,8 +5,8 @@
 //! a host.
 
 use super::canonical;
-use crate::facts::k3s_config::Layer;
-use crate::paths::K3S_CONFIG_DIR;
+use super::fit::entries;
+use crate::facts::k3s_config::DropIn;
 use crate::plan::refusal::Refusal;
 
 const TABLE: &str = include_str!("flags.tsv");
@@ -78,16 +78,16 @@ pub fn names_path(list: &str, argument: &str) -> bool {
 
 /// A flag in a drop-in that the table forbids.
 #[must_use]
-pub fn drop_in_flag(layers: &[Layer]) -> Option<Refusal> {
-    let mut all = layers.iter().flatten().flat_map(|(key, values)| {
+pub fn drop_in_flag(drop_ins: &[DropIn<'_>]) -> Option<Refusal> {
+    let mut all = entries(drop_ins).flat_map(|(file, key, values)| {
         let list = key.trim_end_matches('+');
-        values.iter().map(move |value| (list, value))
+        values.iter().map(move |value| (file, list, value))
     });
-    let (list, argument, why) =
-        all.find_map(|(list, value)| Some((list, name_of(value), forbidden(list, value)?)))?;
+    let (file, list, argument, why) =
+        all.find_map(|(file, list, value)| Some((file, list, name_of(value), forbidden(list, value)?)))?;
     Some(Refusal::new(
         "EB-override",
-        format!("a file in {K3S_CONFIG_DIR} sets {argument} in {list}: {why}"),
+        format!("{file} sets {argument} in {list}: {why}"),
         format!("remove {argument} from {list} in that file"),
     ))
 }
@@ -168,10 +168,10 @@ mod tests {
 
     #[test]
     fn a_drop_in_with_a_forbidden_flag_is_refused() {
-        let of = |text: &str| drop_in_flag(&[parse_layer(text).unwrap()]);
+        let of = |text: &str| drop_in_flag(&[("/d/50.yaml", &parse_layer(text).unwrap())]);
         let refusal = of("debug: true\nkubelet-arg+: [v=2, hostname-override=x]\n").unwrap();
         assert_eq!(refusal.code, "EB-override");
-        assert!(refusal.reason.contains("hostname-override in kubelet-arg"), "{refusal}");
+        assert!(refusal.reason.contains("/d/50.yaml sets hostname-override in kubelet-arg"), "{refusal}");
         assert!(of("kubelet-arg+: [v=2]\nkube-apiserver-arg: audit-log-path=/x\n").is_none());
     }
 }

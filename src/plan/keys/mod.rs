@@ -11,7 +11,7 @@ mod since;
 pub(in crate::plan) mod values;
 
 pub use assigned::{Assigned, assigned};
-pub use fit::{critical, critical_values, drop_in_notes, drop_in_refused, drop_in_value, written};
+pub use fit::{critical, critical_values, drop_in_notes, drop_in_refused, drop_in_value, entries, written};
 pub use flags::{breaks_start, drop_in_flag, names_path};
 use since::Has;
 

@@ -183,15 +183,15 @@ fn a_drop_in_at_which_k3s_would_end_is_refused_and_another_is_told() {
         ("nonroot-devices: true", "v1.30.9+k3s1", Role::Server, false),
     ];
     for (text, at, role, refused) in rows {
-        let found = drop_in_refused(&[layer(text)], (&version(at), role), None);
+        let found = drop_in_refused(&[("f", &layer(text))], (&version(at), role), None);
         assert_eq!(found.is_some(), refused, "{text} of {at} as {role}: {found:?}");
     }
     let mut started = Effective::default();
     started.merge("nonroot-devices: true\n").unwrap();
     let kind = (&version("v1.30.9+k3s1"), Role::Agent);
-    let known = drop_in_refused(&[layer("nonroot-devices: true")], kind, Some(&started));
+    let known = drop_in_refused(&[("f", &layer("nonroot-devices: true"))], kind, Some(&started));
     assert_eq!(known, None, "k3s has come up with it");
-    let told = |text, at: &str| drop_in_notes(&[layer(text)], (&version(at), Role::Server));
+    let told = |text, at: &str| drop_in_notes(&[("f", &layer(text))], (&version(at), Role::Server));
     assert_eq!(told("unheard-of: x", "v1.36.3+k3s1").len(), 1);
     assert_eq!(told("nonroot-devices: true", "v1.30.9+k3s1").len(), 1);
     assert!(told("kubelet-arg+: v=2", "v1.36.3+k3s1").is_empty());
@@ -206,7 +206,13 @@ fn one_host_alone_changes_nothing_that_all_servers_have_alike() {
     };
     let plan = "disable: [coredns, traefik]\ndisable-network-policy: true\nkubelet-arg: [a=b]\n";
     let critical = |drop_in: &str| {
-        critical(&effective(&[plan]), &effective(&[plan, drop_in])).map(|refusal| refusal.reason)
+        let file = layer(drop_in);
+        let refusal = critical(
+            &effective(&[plan]),
+            &effective(&[plan, drop_in]),
+            &[("/d/a", &Layer::new()), ("/d/b", &file)],
+        );
+        refusal.map(|refusal| refusal.reason)
     };
     for text in [
         "egress-selector-mode: disabled",
@@ -214,7 +220,8 @@ fn one_host_alone_changes_nothing_that_all_servers_have_alike() {
         "cluster-domain: room",
         "flannel-external-ip: true",
     ] {
-        assert!(critical(text).unwrap().contains(text.split([':', '+']).next().unwrap()), "{text}");
+        let told = format!("/d/b changes {}", text.split([':', '+']).next().unwrap());
+        assert!(critical(text).unwrap().starts_with(&told), "{text}");
     }
     for text in [
         "kubelet-arg+: max-pods=50",
@@ -242,6 +249,6 @@ fn a_drop_in_with_a_value_at_which_k3s_would_end_is_refused() {
         ("unheard-of: anything", false),
     ];
     for (text, refused) in rows {
-        assert_eq!(drop_in_value(&[layer(text)]).is_some(), refused, "{text}");
+        assert_eq!(drop_in_value(&[("f", &layer(text))]).is_some(), refused, "{text}");
     }
 }
