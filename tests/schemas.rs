@@ -406,20 +406,21 @@ fn the_contract_of_doctor_fits_its_schema_and_nothing_else_does() {
 
 // === what a person's word did ===
 
-/// What `line` prints as JSON on the host below `root`.
-fn printed(root: &Path, line: &str) -> Value {
+/// What `line` prints as JSON on the host below `root`, and its exit code.
+fn printed(root: &Path, line: &str) -> (Value, Option<i32>) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_edge-bootstrap"));
     let output = command.args(line.split(' ')).arg("--json").arg("--root").arg(root).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{line}: {output:?}");
-    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{line}: {error}: {text}"))
+    let value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{line}: {error}: {output:?}"));
+    (value, output.status.code())
 }
 
 #[test]
 fn a_pause_and_an_allowance_print_the_status_with_what_is_in_force_then() {
     let (dir, schema) = (tempfile::tempdir().unwrap(), schema("status.json"));
     let said = |line: &str| {
-        let printed = printed(dir.path(), line);
+        let (printed, code) = printed(dir.path(), line);
+        assert_eq!(code, Some(0), "{line}");
         assert_fits(&schema, &printed);
         printed
     };
@@ -437,6 +438,26 @@ fn a_pause_and_an_allowance_print_the_status_with_what_is_in_force_then() {
 fn a_check_of_the_settings_and_nothing_to_take_over_print_one_object_too() {
     let dir = tempfile::tempdir().unwrap();
     for line in ["config check", "adopt"] {
-        assert_eq!(printed(dir.path(), line)["schema"], 1, "{line}");
+        let (printed, code) = printed(dir.path(), line);
+        assert_eq!((&printed["schema"], code), (&json!(1), Some(0)), "{line}");
     }
+}
+
+#[test]
+fn a_pass_prints_the_status_after_it_also_where_it_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let (printed, code) = printed(dir.path(), "apply");
+    assert_fits(&schema("status.json"), &printed);
+    assert_eq!(code, Some(75));
+}
+
+#[test]
+fn the_gate_prints_its_refusal_or_that_there_is_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let gate = |unit: &str| printed(dir.path(), &format!("gate --unit {unit}"));
+    let none = json!({"schema": 1, "unit": "other.service", "refusal": null});
+    assert_eq!(gate("other.service"), (none, Some(0)));
+    let (printed, code) = gate("k3s.service");
+    assert_eq!((printed["refusal"]["code"].as_str(), code), (Some("EB-config-empty"), Some(1)), "{printed}");
+    assert!(printed["refusal"]["next"].as_str().is_some_and(|next| !next.is_empty()));
 }

@@ -29,7 +29,7 @@ const COLUMN: usize = 44;
 pub struct AdoptArgs {
     /// Do it; without it only show
     #[arg(long)]
-    pub(super) yes: bool,
+    yes: bool,
     /// Keys that may differ at the next start of k3s, as shown without --yes
     #[arg(long, value_name = "KEY,...", value_delimiter = ',')]
     accept: Vec<String>,
@@ -124,7 +124,7 @@ async fn take(common: &Common, before: &Agent, args: &AdoptArgs) -> anyhow::Resu
     }
     // The settings may name the assignment only now, for the daemon too.
     person::wake(common).await;
-    apply::with_lock(common.agent()?, lock).await
+    apply::with_lock(common, common.agent()?, lock).await
 }
 
 fn as_json(look: &Look) -> serde_json::Value {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::{Common, output};
+use super::{Common, output, person};
 use crate::boot::images::{self, Hands, Work};
 use crate::boot::summary::{self, Beside};
 use crate::boot::{self, Agent, Downloader, Order, Pass, StopKind, Until};
@@ -37,10 +37,12 @@ pub async fn run(common: &Common) -> anyhow::Result<u8> {
     if let Some(pause) = pause::current(&agent.root, agent.clock) {
         anyhow::bail!("paused by {}: {}; `edge-bootstrap resume` ends it", pause.by, pause.reason);
     }
-    match lock(&agent.root).await? {
-        Some(lock) => with_lock(agent, lock).await,
-        None => Ok(WAITING),
-    }
+    let code = match lock(&agent.root).await? {
+        Some(lock) => with_lock(common, agent, lock).await?,
+        None => WAITING,
+    };
+    person::answer(common)?;
+    Ok(code)
 }
 
 /// Waits for the end of another pass; `None`, and said so, when there is none.
@@ -54,14 +56,15 @@ pub(super) async fn lock(root: &Root) -> anyhow::Result<Option<Lock>> {
 }
 
 /// Passes until the host is what it shall be, under a lock that is held already.
-pub(super) async fn with_lock(mut agent: Agent, lock: Lock) -> anyhow::Result<u8> {
+/// With `--json` the answer is the caller's.
+pub(super) async fn with_lock(common: &Common, mut agent: Agent, lock: Lock) -> anyhow::Result<u8> {
     start_afresh(&agent)?;
     let pass = converge(&mut agent).await;
     publish(&agent, &pass);
     // Archives take their time, and the daemon has passes to make meanwhile.
     drop(lock);
     let images = bring_images(&agent, &pass).await;
-    Ok(conclude(&pass).max(images))
+    Ok(conclude(common, &pass).max(images))
 }
 
 /// Brings the assigned images here and now, as the daemon would do it beside
@@ -125,7 +128,7 @@ fn tell(pass: &Pass, last: &mut String) {
     *last = cause;
 }
 
-fn conclude(pass: &Pass) -> u8 {
+fn conclude(common: &Common, pass: &Pass) -> u8 {
     for (finding, _) in &pass.findings {
         output::note(&finding.to_string());
     }
@@ -139,7 +142,9 @@ fn conclude(pass: &Pass) -> u8 {
     }
     let written = pass.verdict.is_none() && pass.activated.is_none();
     if written || pass.is_steady() {
-        output::text(if written { "files are written" } else { "steady" });
+        if !common.json {
+            output::text(if written { "files are written" } else { "steady" });
+        }
         return 0;
     }
     let cause = pass.verdict.as_ref().and_then(|verdict| verdict.cause.clone());

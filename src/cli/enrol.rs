@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::Args;
 use toml::Value;
 
-use super::{Common, output};
+use super::{Common, output, person};
 use crate::boot;
 use crate::enrol::{Outcome, Waiting};
 use crate::sys::{Root, atomic, host};
@@ -66,20 +66,16 @@ pub async fn run(common: &Common, args: &EnrolArgs) -> anyhow::Result<u8> {
                 return Err(trouble.into());
             }
             let assignment = enrolled.assignment;
-            output::text(&format!(
-                "claimed: {} of site {}, generation {}",
-                assignment.role(),
-                assignment.site,
-                assignment.generation
-            ));
-            Ok(0)
+            let (role, site, generation) = (assignment.role(), &assignment.site, assignment.generation);
+            person::done(common, &format!("claimed: {role} of site {site}, generation {generation}"))
         }
         Outcome::Waiting(Waiting::Undecided) => {
-            output::text("claimed; the service has not decided yet what this host shall be");
+            person::done(common, "claimed; the service has not decided yet what this host shall be")?;
             Ok(75)
         }
         Outcome::Waiting(waiting) => {
             output::note(&waiting.to_string());
+            person::answer(common)?;
             Ok(75)
         }
     }

@@ -4,6 +4,7 @@
 //! milliseconds.
 
 use clap::{Args, Subcommand};
+use serde_json::json;
 
 use super::allow::{self, AllowArgs, RevokeArgs};
 use super::{Common, on_runtime, output};
@@ -29,13 +30,6 @@ enum GateVerb {
     Revoke(RevokeArgs),
 }
 
-impl GateArgs {
-    /// Whether it is the check itself, which has one line for people.
-    pub(super) fn is_check(&self) -> bool {
-        self.verb.is_none()
-    }
-}
-
 pub fn run(common: &Common, args: &GateArgs) -> anyhow::Result<u8> {
     match &args.verb {
         Some(GateVerb::Allow(args)) => on_runtime(allow::allow(common, args)),
@@ -55,6 +49,10 @@ fn check(common: &Common, unit: &str) -> u8 {
     }
     if let Some(line) = line {
         output::note(&line);
+    }
+    if common.json {
+        // Who asked for it looks at the exit code too, and nothing printed may change that.
+        let _ = output::json(&json!({"schema": 1, "unit": unit, "refusal": verdict.refusal}));
     }
     u8::from(verdict.refusal.is_some())
 }

@@ -80,14 +80,21 @@ pub async fn resume(common: &Common) -> anyhow::Result<u8> {
     done(common, words)
 }
 
-/// Says what was done; with `--json` how the host is after it, as `status --json` does.
+/// Says what was done; with `--json` how the host is after it.
 pub(super) fn done(common: &Common, words: &str) -> anyhow::Result<u8> {
-    if common.json {
-        output::json(&status::look(&common.root(), Clock::System).0)?;
-    } else {
+    if !common.json {
         output::text(words);
     }
+    answer(common)?;
     Ok(0)
+}
+
+/// What a verb that changes the host answers to `--json`: what `status --json` says after it.
+pub(super) fn answer(common: &Common) -> anyhow::Result<()> {
+    if common.json {
+        output::json(&status::look(&common.root(), Clock::System).0)?;
+    }
+    Ok(())
 }
 
 /// The daemon reads its settings and looks again at once. Without one there is nobody to wake.

@@ -23,7 +23,7 @@ const SHOWN: usize = 12;
 pub struct ResetArgs {
     /// Do it; without this it is only shown
     #[arg(long)]
-    pub(super) yes: bool,
+    yes: bool,
     /// Drop this host's identity too: it claims as a new one
     #[arg(long)]
     forget: bool,
@@ -110,8 +110,7 @@ async fn conclude(common: &Common, wish: Wish, outcome: &Outcome, took: Duration
     if outcome.left.is_empty() {
         let done = if wish.kill_only { "k3s and its pods are down" } else { "this host was reset" };
         person::tell(common, &format!("{done}, by {}", person::name())).await;
-        output::text(&ending(wish, outcome, took));
-        return Ok(0);
+        return person::done(common, &ending(wish, outcome, took));
     }
     for line in &outcome.left {
         output::note(&format!("left: {line}"));
