@@ -37,6 +37,7 @@ pub fn run() -> Result<()> {
     let mut room = Room::with_profile("bench", Profile::Release, "")?;
     room.add("b1", Suite::Trixie)?;
     room.wait_steady(LONG)?;
+    report_as_elsewhere(&mut room)?;
     let host = room.hosts.first().context("a host was just added")?;
     let mut table = Table::default();
     say("the gate");
@@ -51,6 +52,15 @@ pub fn run() -> Result<()> {
     let lines = trace::trace(host, &mut table)?;
     println!("{table}\nThe agent's traced system calls around its first look outside:\n\n{lines}");
     Ok(())
+}
+
+/// The host reports as often as outside of a lab; what the change costs it is over afterwards.
+fn report_as_elsewhere(room: &mut Room) -> Result<()> {
+    room.central.stop()?;
+    room.central.report_seconds = 60;
+    room.central.start_again()?;
+    std::thread::sleep(Duration::from_secs(30));
+    room.wait_steady(LONG)
 }
 
 /// Power off, power on, until the host is steady again.
